@@ -14,14 +14,12 @@ import csv
 import dataclasses
 import hashlib
 import http.client
-import importlib
 import inspect
 import io
 import itertools
 import json
 import math
 import os
-import pickle
 import platform
 import re
 import shutil
@@ -40,32 +38,24 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 
-# The figures of the paper that ours stand beside: Lake's 400 trials, 20-way, percent right (§4.3, table 2).
-PAPER_LAKE, PEOPLE_LAKE, N_LAKE = 92.0, 95.5, 400
+# The paper's figures that ours stand beside, in percent: Lake's 400 trials, 20-way, within an alphabet (§4.3).
+PAPER_LAKE, PEOPLE_LAKE = 92.0, 95.5
 PAPER_PARAMETERS = 38_951_745  # §3.1: 6,464 + 401,536 + 262,272 + 524,544 + 37,752,832 + 4,097
-N_DRAWERS = 20  # §4.1: every character is drawn once by each of 20 people
-SIZES = (35, 105)  # pixels; §4.1 has 105, §4.4 shrinks by 3
+SIZES = (35, 105)  # pixels: §4.1 has 105; §4.4 shrinks them by 3
 
 OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
 FILES = {  # file in the data folder: (address, sha256 of the official file)
-    "images_background.zip": (
-        OMNIGLOT + "images_background.zip",
-        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
-    ),
-    "images_evaluation.zip": (
-        OMNIGLOT + "images_evaluation.zip",
-        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
-    ),
+    "images_background.zip": (OMNIGLOT, "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640"),
+    "images_evaluation.zip": (OMNIGLOT, "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee"),
     "all_runs.zip": (
-        OMNIGLOT + "one-shot-classification/all_runs.zip",
-        "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
+        OMNIGLOT + "one-shot-classification/", "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
     ),
-}
-N_CHARACTERS = {"background": 964, "evaluation": 659}
-# §4.1 does not say which alphabets are which. The ten of Lake's runs are the test set (two runs each, in this order)
-# and the other ten of images_evaluation the validation set.
+}  # fmt: skip
+N_CHARACTERS, N_DRAWERS = {"background": 964, "evaluation": 659}, 20  # §4.1
+# §4.1 does not say which alphabets are which. The test set is the ten of Lake's runs, two runs each in this order; the
+# validation set is the other ten of images_evaluation.
 TEST_ALPHABETS = (
     "Atlantean", "Ge_ez", "Glagolitic", "Gurmukhi", "Kannada", "Malayalam", "Manipuri",
     "Old_Church_Slavonic_(Cyrillic)", "Tengwar", "Tibetan",
@@ -75,11 +65,16 @@ VALIDATION_ALPHABETS = (
     "Syriac_(Serto)", "ULOG",
 )  # fmt: skip
 
-
 N_VALIDATION = 320  # §3.2: one-shot trials that choose the best checkpoint
-N_FRESH = 2000  # ours: trials of the test alphabets beside Lake's, within an alphabet and across
-TRIALS_SEED = 2015  # the same trials for every run
+N_FRESH = 2000  # ours: trials from the test alphabets beside Lake's, within an alphabet and across
+TRIALS_SEED = 2015  # ours: every run takes the same trials
 RUNS = Path("runs")
+
+
+class UserError(Exception):
+    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
+
+
 CHOICES = {
     "recipe": ("fast",),
     "data": ("auto", "omniglot", "invented"),
@@ -87,14 +82,7 @@ CHOICES = {
     "size": (0, *SIZES),
     "precision": ("auto", "float32", "bfloat16"),
 }
-LEAST = {  # the smallest value of each number
-    "seed": 0, "steps": 1, "alphabets": 1, "characters": 2, "drawings": 2, "learning_rate": 0.0, "weight_decay": 0.0,
-    "warmup": 0, "distortion": 0.0, "validations": 1,
-}  # fmt: skip
-
-
-class UserError(Exception):
-    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
+LEAST = {"steps": 1, "alphabets": 1, "characters": 2, "drawings": 2, "validations": 1}  # of other numbers: 0
 
 
 @dataclass(frozen=True)
@@ -113,12 +101,13 @@ class Config:
     alphabets: int = 4  # deviates: alphabets in a minibatch; §3.2 has 128 pairs of any
     characters: int = 10  # deviates: characters of each alphabet in a minibatch
     drawings: int = 3  # deviates: drawings of each character in a minibatch
-    learning_rate: float = 1e-3  # deviates: AdamW's eta at its highest; §3.2 has momentum and layer-wise eta_j
-    weight_decay: float = 0.01  # deviates: AdamW's, on weights alone; §3.2 has layer-wise L2 penalties lambda_j
-    warmup: int = 200  # ours: steps to the highest learning rate, which then falls to 0 along a cosine
+    learning_rate: float = 0.02  # deviates: Muon's, of weights, at its highest; §3.2 has layer-wise eta_j, mu_j, lambda_j
+    adam_learning_rate: float = 2e-3  # deviates: AdamW's, of biases, batch normalisation and join, at its highest
+    warmup: int = 100  # ours: steps to the highest learning rates, which then fall to 0 along a cosine
     distortion: float = 1.0  # §3.2: the affine distortions' ranges, times this
     turns: bool = True  # deviates: turned and mirrored alphabets are new alphabets
     validations: int = 10  # ours: times that the 320 validation trials (§3.2) are taken
+
 
 # § 3.1 Model ----------------------------------------------------------------------------------------------------------
 
@@ -139,7 +128,6 @@ def reduced_twin():
 
     §4.4 has "a reduced version of our model" and does not print it: this one is ours, made for speed on a CPU.
     """
-
 
     def block(n_in, n_out, kernel, padding, pool=False):
         pooled = [nn.MaxPool2d(2)] if pool else []
@@ -174,18 +162,15 @@ class SiameseNet(nn.Module):
         # §3.1: p = sigmoid(sum_j alpha_j |h1_j - h2_j|). The printed formula has no bias, so that two equal images
         # would get p = 0.5; every implementation adds one, and it does not change which candidate wins.
         self.join = nn.Linear(n_features, 1)
-        for layer in self.twin:
-            if isinstance(layer, (nn.Conv2d, nn.Linear)):  # deviates: He's initialisation, zero biases
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: far apart is unlikely the same, from the start
-        nn.init.zeros_(self.join.bias)
+        for name, parameter in self.named_parameters():  # deviates: He's initialisation and no biases; §3.2 has N(0, 0.01)
+            if parameter.ndim > 1:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+        nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: from the start, far apart means not the same
+        self.n_parameters = sum(parameter.numel() for parameter in self.parameters())
+        assert size != 105 or self.n_parameters == PAPER_PARAMETERS
         self.to(memory_format=torch.channels_last)
-
-    @property
-    def device(self):
-        return self.join.weight.device
 
     def features(self, images):
         """Compute one twin's features.
@@ -193,7 +178,7 @@ class SiameseNet(nn.Module):
         images: (N, 1, size, size) float in [0, 1], 1 = ink, on any device
         Returns (N, D) of images' dtype on the net's device; D is 4096 at size 105 and 512 at size 35.
         """
-        x = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        x = images.to(self.join.weight.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             h = self.twin(x)
         return h.to(images.dtype)
@@ -201,6 +186,7 @@ class SiameseNet(nn.Module):
     def logit(self, h1, h2):
         """Return the log-odds that h1 and h2 come from one character: (N, D), (N, D) -> (N,). Leading axes broadcast."""
         return self.join((h1 - h2).abs()).squeeze(-1)
+
 
 # § 3.2 Learning -------------------------------------------------------------------------------------------------------
 
@@ -237,41 +223,26 @@ def distort(images, rng, strength=1.0):
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
-class Sampler:
-    """Draw minibatches whose drawings come as whole groups of one alphabet, so that every pair inside can be scored.
+def draw_batch(drawings, config, rng):
+    """Draw a minibatch of A alphabets, K characters of each, M drawings of each character: all different.
 
-    drawings: Drawings to train on; they stay on their device as uint8
-    config: alphabets, characters and drawings per minibatch, turns
-    Raises UserError when no alphabet has enough characters.
+    drawings: Drawings, on the device as uint8; rng: torch.Generator on the same device
+    config: A, K, M are its alphabets, characters and drawings
+    Returns images (A, K * M, H, W) uint8 and their characters (A, K * M) int64. Raises UserError when there are too few.
     """
-
-    def __init__(self, drawings, config):
-        members = [torch.where(drawings.alphabet == a)[0] for a in drawings.alphabet.unique()]
-        members = [m for m in members if len(m) >= config.characters]
-        if not members:
-            raise UserError(f"no alphabet has {config.characters} characters; lower --characters")
-        if config.drawings > drawings.images.shape[1]:
-            raise UserError(f"--drawings {config.drawings}: characters have {drawings.images.shape[1]} drawings")
-        self.drawings, self.config = drawings, config
-        self.members = nn.utils.rnn.pad_sequence(members, batch_first=True, padding_value=-1)  # (alphabets, most)
-
-    def draw(self, rng):
-        """Draw one minibatch of A alphabets with K characters of M drawings each, all different.
-
-        rng: torch.Generator on the drawings' device
-        Returns images (A, K * M, H, W) uint8 and their characters (A, K * M) int64.
-        """
-        a, k, m = self.config.alphabets, self.config.characters, self.config.drawings
-        device = self.members.device
-        members = self.members[torch.randint(len(self.members), (a,), generator=rng, device=device)]
-        order = torch.rand(members.shape, generator=rng, device=device).masked_fill(members < 0, -1)
-        characters = members.gather(1, order.topk(k).indices)  # (A, K)
-        n_drawers = self.drawings.images.shape[1]
-        drawers = torch.rand(a, k, n_drawers, generator=rng, device=device).topk(m).indices  # (A, K, M)
-        images = self.drawings.images[characters[:, :, None], drawers].flatten(1, 2)  # (A, K * M, H, W)
-        if self.config.turns:
-            images = turn(images, torch.rand(3, a, generator=rng, device=device) < 0.5)
-        return images, characters.repeat_interleave(m, 1)
+    a, k, m, device = config.alphabets, config.characters, config.drawings, drawings.images.device
+    n_characters, n_drawers = drawings.images.shape[:2]
+    large = torch.where(drawings.alphabet.bincount() >= k)[0]
+    if not len(large) or m > n_drawers:
+        raise UserError(f"no alphabet has {k} characters with {m} drawings; lower --characters or --drawings")
+    alphabets = large[torch.randint(len(large), (a, 1), generator=rng, device=device)]  # (A, 1)
+    order = torch.rand(a, n_characters, generator=rng, device=device).masked_fill(drawings.alphabet != alphabets, -1)
+    characters = order.topk(k).indices  # (A, K): of each alphabet, and no other's
+    drawers = torch.rand(a, k, n_drawers, generator=rng, device=device).topk(m).indices  # (A, K, M)
+    images = drawings.images[characters[:, :, None], drawers].flatten(1, 2)  # (A, K * M, H, W)
+    if config.turns:
+        images = turn(images, torch.rand(3, a, generator=rng, device=device) < 0.5)
+    return images, characters.repeat_interleave(m, 1)
 
 
 def turn(images, coins):
@@ -303,32 +274,63 @@ def pair_loss(net, h, characters):
     return losses[same & ~itself].mean()
 
 
-def learning_rate(step, config):
-    """Return the learning rate of a step (0, 1, ...): up in a line, then down to 0 along a cosine. §3.2: -1 % an epoch."""
-    rise = min(1, (step + 1) / config.warmup) if config.warmup else 1
-    return config.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+class Muon(torch.optim.Optimizer):
+    """Step along the momentum with all its singular values made equal, so that no direction of a layer lags behind.
+
+    deviates: §3.2 has plain momentum. Idea and coefficients: Keller Jordan, github.com/KellerJordan/Muon.
+    parameters: weights of two axes or more, (n_out, ...); dtype: torch.float32 or bfloat16, to compute in
+    """
+
+    def __init__(self, parameters, lr, dtype=torch.float32, momentum=0.95):
+        super().__init__(parameters, {"lr": lr, "dtype": dtype, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+                velocity.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(velocity, group["momentum"]).flatten(1)  # (n_out, n_in), Nesterov's
+                p.add_(orthogonal(update.to(group["dtype"])).view_as(p), alpha=-group["lr"])
 
 
-def make_optimizer(net, config):
-    """Return AdamW with weight decay on the weights of layers, not on biases, normalisation or the join's alpha."""
-    decayed = [p for p in net.twin.parameters() if p.ndim > 1]
-    others = [p for p in net.twin.parameters() if p.ndim <= 1] + list(net.join.parameters())
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+def orthogonal(matrix):
+    """Return a matrix with the same singular vectors and all singular values near 1 (0.7..1.2), by Newton and Schulz."""
+    x = matrix / (matrix.norm() + 1e-7)
+    for _ in range(5):
+        square = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+        change = 2.0315 * square @ square - 4.7750 * square
+        x = 3.4445 * x + (change @ x if x.shape[0] <= x.shape[1] else x @ change)
+    return x
 
 
-def training_step(net, optimizer, sampler, step, config, rng):
+def make_optimizers(net, config):
+    """Return Muon for the weights of the twin's layers and AdamW for biases, batch normalisation and the join."""
+    matrices = [p for p in net.twin.parameters() if p.ndim > 1]
+    others = [p for p in net.twin.parameters() if p.ndim == 1] + list(net.join.parameters())
+    muon = Muon(matrices, config.learning_rate, getattr(torch, net.precision))
+    return [muon, torch.optim.AdamW(others, config.adam_learning_rate, weight_decay=0.0, fused=True)]
+
+
+def schedule(step, config):
+    """Return the learning rates' factor at a step (0, 1, ...): up in a line, down to 0 along a cosine. §3.2: -1 % an epoch."""
+    return min(1, (step + 1) / max(1, config.warmup)) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def training_step(net, optimizers, drawings, step, config, rng):
     """Take one step and return its loss (a tensor on the device, so that nothing waits for it)."""
-    images, characters = sampler.draw(rng)
+    images, characters = draw_batch(drawings, config, rng)
     x = distort(to_input(images.flatten(0, 1), net.size), rng, config.distortion)  # §3.2: each twin by itself
     h = net.features(x).view(*characters.shape, -1)  # (A, n, D)
     loss = pair_loss(net, h, characters)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(step, config)
-    optimizer.zero_grad()
+    net.zero_grad()
     loss.backward()  # the gradients of both twins add in the shared weights
-    optimizer.step()
+    for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
+        for group in optimizer.param_groups:
+            group["lr"] = highest * schedule(step, config)
+        optimizer.step()
     return loss.detach()
+
 
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
 
@@ -338,7 +340,7 @@ class Drawings:
     """Hold the drawings of many characters.
 
     images: (characters, drawers, H, W) uint8, 1 = ink, 0 = paper
-    alphabet: (characters,) int64, each character's alphabet: an index into names
+    alphabet: (characters,) int64, each character's alphabet, an index into names
     names: the alphabets' names
     """
 
@@ -347,14 +349,11 @@ class Drawings:
     names: tuple
 
     def only(self, names):
-        """Return the drawings of these alphabets. Raises KeyError for a name that is not there."""
-        missing = set(names) - set(self.names)
-        if missing:
-            raise KeyError(f"no alphabet {', '.join(sorted(missing))}")
-        kept = [i for i, name in enumerate(self.names) if name in set(names)]
-        characters = torch.isin(self.alphabet.cpu(), torch.tensor(kept))
-        alphabet = torch.searchsorted(torch.tensor(kept), self.alphabet.cpu()[characters])
-        return Drawings(self.images[characters], alphabet, tuple(self.names[i] for i in kept))
+        """Return the drawings of the named alphabets, in this set's order. Raises ValueError for an unknown name."""
+        kept = sorted(self.names.index(name) for name in names)
+        characters = torch.cat([torch.where(self.alphabet == a)[0] for a in kept])
+        alphabet = torch.tensor([kept.index(a) for a in self.alphabet[characters]])
+        return Drawings(self.images[characters], alphabet, tuple(self.names[a] for a in kept))
 
     def to(self, device):
         return Drawings(self.images.to(device), self.alphabet.to(device), self.names)
@@ -363,7 +362,6 @@ class Drawings:
 @contextlib.contextmanager
 def written_whole(path):
     """Yield a temporary file to write; it becomes path at the end, so that path is whole or is not there."""
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -374,48 +372,31 @@ def written_whole(path):
         part.unlink(missing_ok=True)
 
 
-def data_folder(data_dir=""):
-    """Return the folder of the data files: data_dir, else $KOCH_DATA, else data/."""
-    return Path(data_dir or os.environ.get("KOCH_DATA") or "data")
-
-
 def data_file(data_dir, name):
-    """Return the path of a data file, downloaded if it is not there. Raises UserError when it cannot be had."""
-    path = data_folder(data_dir) / name
+    """Return the path of a data file in data_dir, else $KOCH_DATA, else data/; it is downloaded if it is not there.
+
+    Raises UserError when it cannot be had.
+    """
+    path = Path(data_dir or os.environ.get("KOCH_DATA") or "data") / name
     if path.is_file():
         return path
-    address, checksum = FILES[name]
-    digest = hashlib.sha256()
+    folder, checksum = FILES[name]
     try:
-        with urllib.request.urlopen(address, timeout=20) as answer, written_whole(path) as file:
-            total = int(answer.headers.get("Content-Length") or 0)
+        with urllib.request.urlopen(folder + name, timeout=20) as answer, written_whole(path) as file:
+            total, digest = int(answer.headers.get("Content-Length") or 0), hashlib.sha256()
             while block := answer.read(1 << 16):
                 file.write(block)
                 digest.update(block)
-                progress(f"downloading {name}", file.tell(), total, f"{file.tell() / 1e6:.1f} MB")
+                progress(f"downloading {name}", file.tell(), total)
             if digest.hexdigest() != checksum:
-                raise OSError("what came is not the official file (its checksum differs)")
-    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
-        raise UserError(f"{path} is not there and cannot be downloaded: {reason(error)}") from error
+                raise OSError("what came is not the official file: its checksum differs")
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"{path} is not there and cannot be downloaded ({reason(error)})") from error
     return path
 
 
-def ink(data, where):
-    """Decode a drawing: the bytes of a PNG -> (105, 105) uint8, 1 = ink. The files have ink 0 on paper 1.
-
-    where: what to call the file in the UserError raised when it is damaged
-    """
-    try:
-        pixels = np.asarray(Image.open(io.BytesIO(data)).convert("1"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-        raise UserError(f"{where} is damaged ({reason(error)}); delete the zip file and start again") from error
-    if pixels.shape != (105, 105):
-        raise UserError(f"{where} has {pixels.shape[1]}x{pixels.shape[0]} pixels, not 105x105")
-    return (~pixels).astype(np.uint8)
-
-
 def read_zip(path):
-    """Return the files of a zip as a dict of name to bytes, names in order. Raises UserError when it is damaged."""
+    """Return the files of a zip, {name: bytes} in the names' order. Raises UserError when it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {name: archive.read(name) for name in sorted(archive.namelist()) if not name.endswith("/")}
@@ -423,42 +404,49 @@ def read_zip(path):
         raise UserError(f"{path} is damaged ({reason(error)}); delete it and start again") from error
 
 
+def decode(png, name):
+    """Decode a drawing from a PNG's bytes: (105, 105) uint8, 1 = ink. Raises UserError, with its name, when damaged."""
+    try:
+        paper = np.asarray(Image.open(io.BytesIO(png)).convert("1"))  # in the files ink is 0 and paper 1
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
+        raise UserError(f"{name} is damaged ({reason(error)}); delete the zip and start again") from error
+    if paper.shape != (105, 105):
+        raise UserError(f"{name} has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105; delete the zip, start again")
+    return (~paper).astype(np.uint8)
+
+
 def load_omniglot(data_dir="", part="background"):
     """Load Omniglot's background set (30 alphabets, 964 characters) or evaluation set (20 alphabets, 659 characters).
 
     data_dir: folder of the zip files; "" for $KOCH_DATA, else data/
-    part: "background" or "evaluation"
-    Returns Drawings of (characters, 20, 105, 105).
-    Raises UserError when the file cannot be had or is damaged, ValueError for another part.
+    part: "background" or "evaluation"; ValueError for another
+    Returns Drawings of (characters, 20, 105, 105). Raises UserError when the file cannot be had or is damaged.
     """
     if part not in N_CHARACTERS:
         raise ValueError(f"part is one of {tuple(N_CHARACTERS)}, not {part!r}")
     path = data_file(data_dir, f"images_{part}.zip")
 
-    def decode():
-        files = read_zip(path)
-        characters = {}  # (alphabet, character): its drawings in the drawers' order; sorted, never in the disk's order
-        for name in files:
-            found = re.fullmatch(r"images_\w+/(.+)/(character\d+)/\d+_\d+\.png", name)
-            if found:
-                characters.setdefault(found.groups(), []).append(ink(files[name], f"{path}: {name}"))
-        if len(characters) != N_CHARACTERS[part] or any(len(d) != N_DRAWERS for d in characters.values()):
-            raise UserError(
-                f"{path} has {len(characters)} characters, not {N_CHARACTERS[part]} with {N_DRAWERS} drawings each; "
-                "delete it and start again"
-            )
+    def read():
+        characters = {}  # (alphabet, character): drawings; by the sorted names, never in the order of a disk or a zip
+        for name, png in read_zip(path).items():
+            if found := re.fullmatch(r"images_\w+/(.+)/(character\d+)/\d+_\d+\.png", name):
+                characters.setdefault(found.groups(), []).append(decode(png, f"{path}: {name}"))
+        if len(characters) != N_CHARACTERS[part] or {len(d) for d in characters.values()} != {N_DRAWERS}:
+            wanted = f"{N_CHARACTERS[part]} with {N_DRAWERS} drawings each"
+            raise UserError(f"{path} has {len(characters)} characters, not {wanted}; delete it and start again")
         names = sorted({alphabet for alphabet, _ in characters})
         return np.array(list(characters.values())), np.array([names.index(a) for a, _ in characters]), names
 
-    return cached(path.with_suffix(".npz"), hashlib.sha256(path.read_bytes()).hexdigest(), decode)
+    return cached(path.with_suffix(".npz"), path.read_bytes(), read)
 
 
-def cached(path, key, make):
-    """Return the Drawings kept in a file under this key, or those that make() gives, then kept for the next time.
+def cached(path, source, make):
+    """Return the Drawings kept in a file, or those that make() gives, kept for the next time.
 
-    make: () -> images (characters, drawers, H, W) uint8 0 or 1, alphabet (characters,), names
-    A stale (another key) or broken file is made again; a folder that cannot be written costs only the time.
+    source: bytes that the drawings are made from; drawings of other bytes are stale and made again, as are broken files
+    make: () -> images (characters, drawers, H, W) uint8 0 or 1, alphabet (characters,) and names
     """
+    key = hashlib.sha256(source).hexdigest()
     try:
         with np.load(path) as kept:
             if str(kept["key"]) != key:
@@ -468,200 +456,48 @@ def cached(path, key, make):
             alphabet, names = kept["alphabet"], kept["names"].tolist()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         images, alphabet, names = make()
-        with contextlib.suppress(OSError), written_whole(path) as file:
-            bits = np.packbits(images)  # 8 pixels a byte: 358 MB of images in 45 MB
+        with contextlib.suppress(OSError), written_whole(path) as file:  # a folder that is read-only costs time alone
+            bits = np.packbits(images)  # 8 pixels a byte: all of Omniglot in 45 MB
             np.savez(file, key=key, bits=bits, shape=images.shape, alphabet=alphabet, names=np.array(names))
     return Drawings(torch.from_numpy(images), torch.from_numpy(alphabet), tuple(names))
 
 
-ALPHABETS, DRAWERS, SIDE = 50, 20, 105
-STEPS = 120            # points drawn along one stroke
-BODY = 60              # usual size of a character, in pixels
-NIB = np.array([(x, y) for x in (-1.5, -0.5, 0.5, 1.5) for y in (-1.5, -0.5, 0.5, 1.5) if abs(x * y) < 2])  # (12, 2)
-# Spreads, in units of the character's size: of a drawer's hand, of one drawing, of one stroke.
-HAND, DRAWING, STROKE = 0.08, 0.05, 0.09
-KNOT = 0.035           # how far a drawer misses a knot of a stroke
-SHIFT = 0.03           # how far a whole stroke slips
-ENDS = 0.12            # over- and undershoot of both ends, as a share of the end piece
-
-
-def invent_name(rng):
-    """Return a pronounceable name of two or three syllables drawn with the generator `rng`."""
-    syllables = [rng.choice(list("bdfghklmnprstvz")) + rng.choice(list("aeiou"))
-                 for _ in range(rng.integers(2, 4))]
-    return ("".join(syllables) + rng.choice(["", "n", "r", "sh"])).capitalize()
-
-
-def spline_bases(knots):
-    """Return two (STEPS, knots) matrices that turn knots into a polyline and a Catmull-Rom curve."""
-    place = np.linspace(0, knots - 1, STEPS)
-    first = np.minimum(place.astype(int), knots - 2)
-    f = (place - first)[:, None]                                           # (STEPS, 1)
-    unit = np.eye(knots)[np.clip(np.arange(-1, knots + 1), 0, knots - 1)]  # (knots + 2, knots)
-    a, b, c, d = (unit[first + k] for k in range(4))                       # (STEPS, knots) each
-    curve = b + f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * b - a - 3 * c + d))) / 2
-    return b + f * (c - b), curve
-
-
-BASES = {knots: spline_bases(knots) for knots in range(2, 10)}
-
-
-def random_style(rng):
-    """Return the habits of one alphabet as a dict; its anchors are points (n, 2) in -0.5..0.5."""
-    columns, rows = (np.linspace(-0.5, 0.5, rng.integers(2, 5)) for _ in range(2))
-    grid = np.stack(np.meshgrid(columns * rng.uniform(0.6, 1), rows), -1).reshape(-1, 2)  # (n, 2)
-    return {"anchors": grid + rng.normal(0, 0.07, grid.shape),
-            "kinds": rng.dirichlet([1.6, 0.6, 0.8, 1.2, 0.6, 0.6, 0.2]),
-            "upright": rng.uniform(0, 0.9), "strokes": rng.uniform(0.3, 2.2), "attach": rng.uniform(0.5, 0.95),
-            "kin": rng.uniform(0.1, 0.5), "round": rng.uniform(0, 0.4), "size": rng.uniform(0.8, 1.1)}
-
-
-def random_stroke(rng, style, strokes):
-    """Invent a stroke that may start or end on an earlier one.
-
-    style: dict of `random_style`; strokes: list of earlier (knots, roundness) of the character.
-    Returns (knots, roundness): knots (k, 2), 2 <= k <= 9, about -0.5..0.5; roundness 0..1,
-    0 for straight pieces between the knots and 1 for a smooth curve through them.
-    """
-    kind = rng.choice(["line", "bent", "curve", "arc", "wave", "loop", "dot"], p=style["kinds"])
-    points = rng.permutation(style["anchors"])[:4]                         # (4, 2)
-    for end in (0, 1):
-        if strokes and rng.random() < style["attach"] / (1 + end):
-            knots, _ = strokes[rng.integers(len(strokes))]
-            points[end] = BASES[len(knots)][1][rng.choice([0, STEPS // 2, rng.integers(STEPS)])] @ knots
-    start, chord = points[0], points[1] - points[0]
-    if np.hypot(*chord) < 0.3:
-        chord = np.array([1, -1]) * rng.permutation([0.1, 0.6])
-    if kind == "line":
-        if rng.random() < style["upright"]:
-            chord = np.where(np.abs(chord) < np.abs(chord).max(), 0, chord)
-        return np.stack([start, start + chord]), style["round"]
-    if kind == "wave":
-        t = np.arange(rng.integers(4, 8))[:, None]                         # (n, 1)
-        across = rng.choice([-1, 1]) * rng.uniform(0.2, 0.5) * chord[::-1] * [1, -1]
-        return start + t / (len(t) - 1) * chord + t % 2 * across, rng.choice([style["round"], 1.0])
-    if kind == "arc":
-        t = np.linspace(0, 1, 5)[:, None]                                  # (5, 1)
-        bulge = rng.choice([-1, 1]) * rng.uniform(0.3, 0.8) * chord[::-1] * [1, -1]
-        return start + t * chord + np.sin(np.pi * t) * bulge, 1.0
-    if kind in ("loop", "dot"):
-        t = rng.uniform(0, 7) + np.linspace(0, rng.choice([-1, 1]) * 2 * np.pi, 9)[:, None]  # (9, 1)
-        radius = 0.05 if kind == "dot" else rng.uniform(0.12, 0.35, 2)
-        return start + radius * np.hstack([np.cos(t) - np.cos(t[0]), np.sin(t) - np.sin(t[0])]), 1.0
-    points = points[:rng.integers(3, 5)]
-    return points, style["round"] if kind == "bent" else 1.0
-
-
-def clearance(stroke, strokes):
-    """Return the mean distance of a stroke (knots, roundness) to the nearest of `strokes`, at most 0.15."""
-    path, *others = [BASES[len(knots)][1][::6] @ knots for knots, _ in [stroke, *strokes]]
-    if not others:
-        return 0
-    apart = np.hypot(*(path[:, None] - np.concatenate(others)).transpose(2, 0, 1))  # (20, n)
-    return np.minimum(apart.min(1), 0.15).mean()
-
-
-def random_character(rng, style, earlier):
-    """Invent the strokes of a character, afresh or by changing one stroke of an earlier one."""
-    if earlier and rng.random() < style["kin"]:
-        strokes = list(earlier[rng.integers(len(earlier))])
-        if len(strokes) > 1 and rng.random() < 0.6:
-            strokes.pop(rng.integers(len(strokes)))
-        wanted = len(strokes) + 1
-    else:
-        strokes, wanted = [], 1 + min(rng.poisson(style["strokes"]), 4)
-    while len(strokes) < wanted:
-        tries = [random_stroke(rng, style, strokes) for _ in range(4)]
-        strokes.append(max(tries, key=lambda stroke: clearance(stroke, strokes)))
-    every = np.concatenate([knots for knots, _ in strokes])                # (k, 2)
-    low, high = every.min(0), every.max(0)
-    scale = style["size"] * rng.uniform(0.85, 1.1) / (high - low).max()
-    return [((knots - (low + high) / 2) * scale, roundness) for knots, roundness in strokes]
-
-
-def random_hands(rng):
-    """Return the habits of DRAWERS drawers, kept over an alphabet, as a dict of arrays (DRAWERS, ...)."""
-    return {"map": np.eye(2) * np.exp(rng.normal(0, 0.09, (DRAWERS, 1, 1))) + rng.normal(0, HAND, (DRAWERS, 2, 2)),
-            "bend": rng.normal(0, HAND, (DRAWERS, 3, 2)), "round": rng.uniform(-0.1, 0.6, (DRAWERS, 1, 1)),
-            "wobble": rng.uniform(0.01, 0.03, (DRAWERS, 1, 1)), "place": rng.normal(SIDE / 2 - 2, 4, (DRAWERS, 1, 2)),
-            "pen": rng.uniform(0.9, 1.15, (DRAWERS, 1, 1, 1))}
-
-
-def draw_character(rng, hands, strokes):
-    """Draw one character by every hand; return uint8 images (DRAWERS, SIDE, SIDE), 1 = ink."""
-    curves = []
-    for knots, roundness in strokes:
-        line, curve = BASES[len(knots)]
-        drawn = knots + rng.normal(0, KNOT, (DRAWERS, *knots.shape))       # (DRAWERS, k, 2)
-        drawn[:, [0, -1]] += rng.normal(0, ENDS, (DRAWERS, 2, 1)) * (knots[[0, -1]] - knots[[1, -2]])
-        smooth = np.clip(roundness + hands["round"], 0, 1)
-        path = (1 - smooth) * (line @ drawn) + smooth * (curve @ drawn)    # (DRAWERS, STEPS, 2)
-        path += BASES[7][1] @ rng.normal(0, 1, (DRAWERS, 7, 2)) * hands["wobble"] * np.ptp(knots)
-        middle = path.mean(1, keepdims=True) + rng.normal(0, SHIFT, (DRAWERS, 1, 2))
-        turn = np.eye(2) + rng.normal(0, STROKE, (DRAWERS, 2, 2))
-        curves.append(middle + (path - path.mean(1, keepdims=True)) @ turn)
-    points = np.concatenate(curves, 1)                                     # (DRAWERS, n, 2)
-    x, y = points[..., :1], points[..., 1:]
-    bend = hands["bend"] + rng.normal(0, DRAWING, (DRAWERS, 3, 2))
-    points = points + np.concatenate([x * x, x * y, y * y], -1) @ bend
-    points = BODY * points @ (hands["map"] + rng.normal(0, DRAWING, (DRAWERS, 2, 2)))
-    low, high = points.min(1, keepdims=True), points.max(1, keepdims=True)
-    points *= np.minimum(1, (SIDE - 8) / (high - low).max(2, keepdims=True))
-    points += hands["place"] + rng.normal(0, 3, (DRAWERS, 1, 2))
-    points += np.maximum(0, 3 - points.min(1, keepdims=True))
-    points -= np.maximum(0, points.max(1, keepdims=True) - (SIDE - 4))
-    dots = np.rint(points[:, :, None] + NIB * hands["pen"]).astype(int)    # (DRAWERS, n, 12, 2)
-    images = np.zeros((DRAWERS, SIDE, SIDE), np.uint8)
-    images[np.arange(DRAWERS)[:, None, None], dots[..., 1], dots[..., 0]] = 1
-    return images
-
-
 def invent_alphabets(seed):
-    """Invent ALPHABETS handwritten alphabets from an integer seed.
+    """Invent 50 alphabets of 14..40 characters, drawn by 20 drawers each, in Omniglot's layout and of strokes like its own.
 
-    Returns images (characters, DRAWERS, SIDE, SIDE) uint8, 1 = ink, 0 = paper; alphabet
-    (characters,) int64, ascending 0..ALPHABETS - 1; names: list of ALPHABETS unique names.
+    Returns Drawings of (characters, 20, 105, 105), the same for the same seed. How it is done: reference_numpy/invented.py.
     """
-    rng = np.random.default_rng(seed)
-    images, alphabet, names = [], [], []
-    while len(names) < ALPHABETS:
-        name = invent_name(rng)
-        if name in names:
-            continue
-        style, hands, characters = random_style(rng), random_hands(rng), []
-        for _ in range(rng.integers(14, 41)):
-            characters.append(random_character(rng, style, characters))
-            images.append(draw_character(rng, hands, characters[-1]))
-            alphabet.append(len(names))
-        names.append(name)
-    return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(alphabet), tuple(names))
+    from reference_numpy import invented
 
+    source = Path(invented.__file__).read_bytes() + b"%d %d" % (seed, invented.N_INVENTED)
+    return cached(Path("data") / f"invented{seed}.npz", source, lambda: invented.invent(seed))
 
 
 def load_data(config):
     """Load the drawings that a configuration names and split them by alphabet.
 
-    Returns train, validation and test Drawings (30, 10 and 10 alphabets) and the data set's name, "omniglot" or
-    "invented". With data "auto" and no folder named, alphabets are invented when Omniglot cannot be had.
+    Returns training, validation and test Drawings (30, 10 and 10 alphabets) and their data set's name, "omniglot" or
+    "invented". When nobody named a data set or a folder, and Omniglot cannot be had, alphabets are invented.
     Raises UserError when the data set that was named cannot be had.
     """
-    named = config.data == "omniglot" or config.data_dir or os.environ.get("KOCH_DATA")
     if config.data != "invented":
         try:
             for name in FILES:
                 data_file(config.data_dir, name)
-            train, evaluation = (load_omniglot(config.data_dir, part) for part in N_CHARACTERS)
-            return train, evaluation.only(VALIDATION_ALPHABETS), evaluation.only(TEST_ALPHABETS), "omniglot"
         except UserError as error:
-            if named:
-                folder = data_folder(config.data_dir)
-                raise UserError(f"{error}. Put {', '.join(FILES)} into {folder}/, or use --data invented") from error
+            folder = config.data_dir or os.environ.get("KOCH_DATA")
+            advice = f"put {', '.join(FILES)} into {folder or 'data'}/"
+            if config.data == "omniglot" or folder:
+                raise UserError(f"{error}; {advice}, or use --data invented") from error
             print(f"Omniglot is not here: {error}.")
-            print("So this run trains on alphabets that it invents: strokes like Omniglot's, and no real drawing among them.")
-            print(f"For the real thing put {', '.join(FILES)} into data/ and start again.")
-    everything = invent_alphabets(0)
-    splits = (everything.only(everything.names[a:b]) for a, b in ((0, 30), (30, 40), (40, 50)))
-    return *splits, "invented"
+            print("This run trains on alphabets that it invents instead; no real drawing is among them.")
+            print(f"For Omniglot {advice} and start again.")
+        else:
+            background, evaluation = (load_omniglot(config.data_dir, part) for part in N_CHARACTERS)
+            return background, evaluation.only(VALIDATION_ALPHABETS), evaluation.only(TEST_ALPHABETS), "omniglot"
+    drawings = invent_alphabets(0)
+    return *(drawings.only(drawings.names[a:b]) for a, b in ((0, 30), (30, 40), (40, 50))), "invented"
+
 
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 
@@ -696,13 +532,13 @@ def lake_runs(data_dir=""):
             pairs = [line.split() for line in files[f"run{run + 1:02}/class_labels.txt"].decode().splitlines()]
             names = sorted(right for _, right in pairs)  # run01/training/class01.png, ...
             first = len(images)
-            images += [ink(files[name], f"{path}: {name}") for name in names + [name for name, _ in pairs]]
+            images += [decode(files[name], f"{path}: {name}") for name in names + [name for name, _ in pairs]]
             test += range(first + 20, first + 40)
             support += [list(range(first, first + 20))] * 20
             answers += [names.index(right) for _, right in pairs]
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} does not hold Lake's 20 runs ({reason(error)}); delete it and start again") from error
-    alphabets = tuple(TEST_ALPHABETS[i // 40] for i in range(N_LAKE))
+    alphabets = tuple(TEST_ALPHABETS[i // 40] for i in range(400))
     return Trials(torch.from_numpy(np.array(images)), *map(torch.tensor, (test, support, answers)), alphabets)
 
 
@@ -793,14 +629,11 @@ def take_trials(model, trials):
     """
     correct = one_shot_answers(model, trials) == trials.answers
     right, n = int(correct.sum()), len(correct)
-    alphabets = {name: [0, 0] for name in dict.fromkeys(trials.alphabets)}
-    for name, hit in zip(trials.alphabets, correct.tolist()):
-        alphabets[name][0] += hit
-        alphabets[name][1] += 1
+    hits = [name for name, hit in zip(trials.alphabets, correct.tolist()) if hit]
     return {
         "n": n, "right": right, "accuracy": right / n, "interval": wilson_interval(right, n),
         "chance": 1 / trials.support.shape[1], "pixels": one_shot_accuracy(PixelNearestNeighbour(), trials),
-        "alphabets": alphabets,
+        "alphabets": {name: [hits.count(name), trials.alphabets.count(name)] for name in dict.fromkeys(trials.alphabets)},
     }  # fmt: skip
 
 
@@ -813,14 +646,14 @@ def evaluate(net, test, data, data_dir=""):
     """
     rng = torch.Generator().manual_seed(TRIALS_SEED)
     trials = {key: one_shot_trials(test, 20, N_FRESH, rng, key == "within") for key in ("within", "across")}
-    if data == "omniglot" or (data_folder(data_dir) / "all_runs.zip").is_file():
+    if data == "omniglot" or Path(data_dir or os.environ.get("KOCH_DATA") or "data", "all_runs.zip").is_file():
         trials = {"lake": lake_runs(data_dir)} | trials
     results = {key: take_trials(net, drawn) for key, drawn in trials.items()}
     print_results(results, net, data)
     return results, next(iter(trials.values()))
 
 
-# Results ----------------------------------------------------------------------------------------------------------------
+# Results --------------------------------------------------------------------------------------------------------------
 
 
 def print_results(results, net, data):
@@ -833,13 +666,10 @@ def print_results(results, net, data):
     where = "the ten test alphabets" if data == "omniglot" else "ten invented alphabets"
     seen = {"omniglot": "trained on Omniglot", "invented": "no real data: trained on invented alphabets"}
     net_name = f"this net, {net.size}x{net.size}, {seen[net.checkpoint['data']]}"
-    titles = {
-        "lake": "Lake's 400 one-shot trials, within one alphabet",
-        "within": f"{N_FRESH:,} fresh trials of {where}, within one alphabet",
-        "across": f"{N_FRESH:,} fresh trials of {where}, across alphabets",
-    }
     for key, result in results.items():
-        print(f"\n{titles[key]:<60}  right   95 % interval")
+        trials = "Lake's 400 one-shot trials" if key == "lake" else f"{result['n']:,} fresh trials of {where}"
+        title = f"{trials}, {'across alphabets' if key == 'across' else 'within one alphabet'}"
+        print(f"\n{title:<60}  right   95 % interval")
         if key == "lake":
             row("people", PEOPLE_LAKE / 100)
             row("the paper's convolutional siamese net", PAPER_LAKE / 100, wilson_interval(368, 400))
@@ -853,135 +683,113 @@ def print_results(results, net, data):
 
 
 def draw_curves(rows, path):
-    """Draw the loss and the validation accuracy over the steps; rows as in the log."""
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    left.plot([r["step"] for r in rows], [r["loss"] for r in rows], color="tab:blue")
+    """Draw the loss and the validation accuracy over the steps into a PNG; rows as in the log."""
+    from matplotlib.figure import Figure  # takes half a second: only when there is something to draw
+
+    picture = Figure((9, 3.2), layout="constrained")
+    left, right = picture.subplots(1, 2)
+    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="tab:blue")
     left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
-    taken = [(r["step"], 100 * r["validation"]) for r in rows if r["validation"] is not None]
+    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
     right.plot(*zip(*taken), "o-", color="tab:orange")
     right.set(xlabel="step", ylabel=f"right of {N_VALIDATION} validation trials (%)")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    save_figure(figure, path)
+    with written_whole(path) as file:
+        picture.savefig(file, format="png")
 
 
 def draw_trials(answers, trials, path):
-    """Draw the first trial as the paper's figure 1 does, and the first trials answered wrong: test, chosen, right image."""
+    """Draw the first 20-way trial as the paper's figures do, and the first that were answered wrong, into a PNG."""
+    from matplotlib.figure import Figure
+
     wrong = torch.where(answers != trials.answers)[0].tolist()
-    figure = pyplot().figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.6))
-    cells = left.subplots(5, 5, gridspec_kw={"hspace": 0.1})
-    for i, axes in enumerate(cells.flat):  # the first column: the test image; the others: its support
-        way = 4 * (i // 5) + i % 5 - 1
-        colour = "tab:green" if way == trials.answers[0] else "tab:red" if way == answers[0] else "lightgray"
-        image = trials.test[0] if i == 0 else trials.support[0, way] if i % 5 else None
-        show(axes, trials, image, "test" if i == 0 else "", "black" if i == 0 else colour)
-    left.suptitle(f"which is the test image's character? ({trials.alphabets[0]}; green: the answer)", fontsize=9)
-    for i, axes in enumerate(right.subplots(5, 12).flat):  # four mistakes a row
-        mistake, part = i // 3, i % 3
-        trial = wrong[mistake] if mistake < len(wrong) else None
-        if trial is None or (part == 1 and answers[trial] < 0):  # no more mistakes; a tie chose nothing
-            show(axes, trials, None)
-            continue
-        image = (trials.test[trial], trials.support[trial, answers[trial]], trials.support[trial, trials.answers[trial]])[part]
-        show(axes, trials, image, ("test", "chosen", "right")[part], ("black", "tab:red", "tab:green")[part])
-    right.suptitle(f"{len(wrong)} of {len(answers)} answered wrong; the first {min(20, len(wrong))}", fontsize=9)
-    save_figure(figure, path)
-
-
-def show(axes, trials, image, title="", colour="lightgray"):
-    """Show one image of trials (an index; None for an empty place), ink dark on paper, in a coloured frame."""
-    axes.set(xticks=[], yticks=[], frame_on=image is not None)
-    if image is not None:
-        axes.imshow(trials.images[image].cpu(), cmap="gray_r", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=7, color=colour, pad=2)
-        for side in axes.spines.values():
-            side.set(color=colour, linewidth=1.5 if title or colour != "lightgray" else 0.5)
-
-
-def pyplot():
-    """Import matplotlib, which takes a second, only when there is something to draw, and open no window."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    return importlib.import_module("matplotlib.pyplot")
-
-
-def save_figure(figure, path):
+    cells = {(0, 0): (trials.test[0], "test", "black")}  # (row, column): image, title, colour of the frame
+    for way, image in enumerate(trials.support[0]):
+        colour = {int(answers[0]): "tab:red", int(trials.answers[0]): "tab:green"}.get(way, "lightgray")
+        cells[way // 4, 1 + way % 4] = (image, "", colour)
+    for i, trial in enumerate(wrong[:20]):
+        row, column = i // 4, 6 + 3 * (i % 4)
+        cells[row, column] = (trials.test[trial], "test", "black")
+        if answers[trial] >= 0:  # a tie chose none
+            cells[row, column + 1] = (trials.support[trial, answers[trial]], "chosen", "tab:red")
+        cells[row, column + 2] = (trials.support[trial, trials.answers[trial]], "right", "tab:green")
+    picture = Figure((14, 4.8), layout="constrained")
+    task = f"left: a trial of {trials.alphabets[0]}, which support image shows the test image's character? (the green one)"
+    picture.suptitle(f"{task}   right: the first of {len(wrong)} wrong answers in {len(answers)}", fontsize=9)
+    for place, axes in np.ndenumerate(picture.subplots(5, 18)):
+        axes.set(xticks=[], yticks=[], frame_on=place in cells)
+        if place in cells:
+            image, title, colour = cells[place]
+            axes.imshow(trials.images[image].cpu(), cmap="gray_r", vmin=0, vmax=1)
+            axes.set_title(title, fontsize=7, color=colour, pad=2)
+            for side in axes.spines.values():
+                side.set(color=colour, linewidth=0.5 if colour == "lightgray" else 1.5)
     with written_whole(path) as file:
-        figure.savefig(file, format="png", dpi=100, facecolor="white")
-    pyplot().close(figure)
+        picture.savefig(file, format="png")
 
 
 def progress(label, done, total, note="", seconds=0.0, keep=False):
     """Show a bar with the time left on one line that is written over; into a file only the lines to keep."""
-    left = f"  {clock(seconds / done * (total - done))} left" if seconds and done < total else f"  {clock(seconds)}"
+    minutes, rest = divmod(int(seconds / done * (total - done) if done < total else seconds), 60)
+    left = f"  {minutes}:{rest:02}" + " left" * (done < total) if seconds else ""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
         line = f"{label} [{'#' * (20 * done // max(total, 1)):.<20}] {done / max(total, 1):4.0%}  {note}{left}"
         print(f"\r{line[:width]:<{width}}", end="\n" if done >= total else "", flush=True)
-    elif keep or done >= total:
+    elif keep or done == total:
         print(f"{label} {done:,} of {total:,}  {note}{left}", flush=True)
 
 
-def clock(seconds):
-    """Write a time as minutes:seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+def machine(device):
+    """Say what computes: the device's name and the versions."""
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, TypeError):  # Linux says more of a CPU
+        name = name if device == "cuda" else re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
+    threads = f", {torch.get_num_threads()} threads" * (device == "cpu")
+    return {"device": name + threads, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
-def machine(config):
-    """Say what computes: the device and the versions."""
-    name = torch.cuda.get_device_name() if config.device == "cuda" else platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, AttributeError):
-        name = name if config.device == "cuda" else re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    device = name if config.device == "cuda" else f"{torch.get_num_threads()} threads of {name}"
-    return {"device": device, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-
-
-# Training ---------------------------------------------------------------------------------------------------------------
+# Training -------------------------------------------------------------------------------------------------------------
 
 
 def settle(config):
-    """Check a configuration and replace each "auto" by what it stands for. Raises UserError."""
+    """Check a configuration and replace each "auto" by what it stands for here. Raises UserError."""
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise UserError(f"--{name} is one of {', '.join(map(str, allowed))}, not {getattr(config, name)}")
-    for name, least in LEAST.items():
-        if not least <= getattr(config, name) < math.inf:
-            raise UserError(f"--{name.replace('_', '-')} is at least {least}, not {getattr(config, name)}")
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, (int, float)) and not LEAST.get(name, 0) <= value < 2**63:
+            raise UserError(f"--{name.replace('_', '-')} is at least {LEAST.get(name, 0)}, not {value}")
     if not re.fullmatch(r"(\w[\w.,=+-]*)?", config.name):
         raise UserError(f"--name is the name of a folder in {RUNS}/, not {config.name!r}")
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise UserError("torch sees no CUDA device here; use --device cpu")
-    device = config.device if config.device != "auto" else "cuda" if cuda else "cpu"
-    fast = "bfloat16" if device == "cuda" or cpu_has_bfloat16() else "float32"
-    precision = fast if config.precision == "auto" else config.precision
+    device = config.device.replace("auto", "cuda" if cuda else "cpu")
+    # A CPU with bfloat16 units multiplies about 2.5 times as fast in it as in float32; one without is slower.
+    units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = device == "cuda" or any(getattr(torch.cpu, name, bool)() for name in units)
+    precision = config.precision.replace("auto", "bfloat16" if fast else "float32")
     size = config.size or (105 if device == "cuda" else 35)
     return dataclasses.replace(config, device=device, precision=precision, size=size)
 
 
-def cpu_has_bfloat16():
-    """Tell whether the CPU multiplies in bfloat16, which is then about 2.5 times as fast as float32."""
-    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+@contextlib.contextmanager
+def noted_signals():
+    """Yield a list to which Ctrl-C and SIGTERM add their number instead of ending the program; the second one ends it."""
+    noted = []
 
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(number, before[number])
 
-class StopSignals:
-    """Note Ctrl-C and SIGTERM in a with block instead of dying of them; the second one ends the program at once."""
-
-    number = 0
-
-    def __enter__(self):
-        in_main = threading.current_thread() is threading.main_thread()  # Python has handlers nowhere else
-        self.before = {n: signal.signal(n, self.note) for n in (signal.SIGINT, signal.SIGTERM) if in_main}
-        return self
-
-    def note(self, number, frame):
-        self.number = number
-        self.__exit__()
-
-    def __exit__(self, *error):
-        for number, handler in self.before.items():
+    in_main = threading.current_thread() is threading.main_thread()  # Python has handlers nowhere else
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if in_main}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -989,109 +797,89 @@ def train(config, resume=None):
     """Train a net, keep the checkpoint that is best on the validation trials, and take the test trials with it.
 
     config: Config
-    resume: folder of a run that was stopped, to go on with as if it had not been (config is then the run's own)
-    Returns the results as written to runs/NAME/results.json, beside best.pt, last.pt, log.csv, curves.png and trials.png; or,
-    when Ctrl-C or SIGTERM stopped it, the signal's number: last.pt then holds all that going on needs. Raises UserError.
+    resume: folder of a stopped run, to go on with as if it had not been stopped (config is then the run's own)
+    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt, log.csv, curves.png and trials.png; or the
+    number of the signal that stopped it: last.pt then holds all that going on needs. Raises UserError.
     """
-    state = load_state(Path(resume) / "last.pt", "optimizer", "rng", "run") if resume else None
-    if resume:
-        config = Config(**state["config"])
-    config = settle(config)
+    state = load_state(Path(resume) / "last.pt", "optimizers", "rng", "run") if resume else None
+    config = settle(Config(**state["config"]) if resume else config)
     *splits, data = load_data(config)
     training, validation, test = (drawings.to(config.device) for drawings in splits)
     trials = one_shot_trials(validation, 20, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
-    sampler = Sampler(training, config)
-
     torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from rng
     rng = torch.Generator(config.device).manual_seed(config.seed)
     net = SiameseNet(config.size).to(config.device)
     net.precision = config.precision
-    optimizer = make_optimizer(net, config)
+    optimizers = make_optimizers(net, config)
     run = {"step": 0, "seconds": 0.0, "rows": [], "best": -1.0, "loss": 0.0}  # loss: summed since the last row
     if resume:
         net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
         rng.set_state(state["rng"])
         run = state["run"]
     folder = Path(resume) if resume else new_folder(config, data)
-    print(f"twin net {net.size}x{net.size}, {n_parameters(net):,} parameters, {config.precision} on {machine(config)['device']}")
-    n_characters = ", ".join(f"{len(d.images)} {name}" for d, name in zip(splits, ("training", "validation", "test")))
-    print(f"{data}: {n_characters} characters; seed {config.seed}; results go to {folder}/", flush=True)
+    print(f"twin net {net.size}x{net.size}, {net.n_parameters:,} parameters, {config.precision}, {machine(config.device)['device']}")
+    counts = ", ".join(f"{len(d.images)} {name}" for d, name in zip(splits, ("training", "validation", "test")))
+    print(f"{data}: {counts} characters; seed {config.seed}; results go to {folder}/", flush=True)
 
     def save(name, **more):
-        weights = {"net": net.state_dict(), "config": dataclasses.asdict(config), "data": data, "step": run["step"]}
-        save_state(folder / name, weights | more)
-
-    def save_last():
-        save("last.pt", optimizer=optimizer.state_dict(), rng=rng.get_state(), run=run)
+        state = {"net": net.state_dict(), "config": dataclasses.asdict(config), "data": data, "step": run["step"]}
+        buffer = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
+        torch.save(state | more, buffer)
+        with written_whole(folder / name) as file:
+            file.write(buffer.getbuffer())
 
     log_every, validate_every = (math.ceil(config.steps / n) for n in (100, config.validations))
     loss, started = torch.tensor(run["loss"], device=config.device), time.perf_counter() - run["seconds"]
     net.train()
-    with StopSignals() as stop:
+    with noted_signals() as signals:
         for step in range(run["step"] + 1, config.steps + 1):
-            loss += training_step(net, optimizer, sampler, step - 1, config, rng)
+            loss += training_step(net, optimizers, training, step - 1, config, rng)
             run["step"], run["seconds"] = step, time.perf_counter() - started
             validating = step % validate_every == 0 or step == config.steps
             if validating or step % log_every == 0:
-                add_row(run, loss, config)
+                mean = loss.item() / (step - (run["rows"][-1]["step"] if run["rows"] else 0))
+                if not math.isfinite(mean):
+                    raise UserError(f"the loss is {mean} at step {step}; lower --learning-rate")
+                rate = config.learning_rate * schedule(step - 1, config)
+                run["rows"].append({"step": step, "learning_rate": rate, "loss": mean, "validation": None})
                 loss.zero_()
             if validating:  # §3.2: watch the one-shot error on 320 validation trials, keep the best
                 run["rows"][-1]["validation"] = accuracy = one_shot_accuracy(net, trials)
                 if accuracy >= run["best"]:  # of equals the later one
                     run["best"] = accuracy
                     save("best.pt")
-            if validating or stop.number:
+            if validating or signals:
                 run["loss"] = loss.item()
-                save_last()
-            progress("training", step, config.steps, say(run, config), run["seconds"], keep=validating)
-            if stop.number and step < config.steps:
+                save("last.pt", optimizers=[o.state_dict() for o in optimizers], rng=rng.get_state(), run=run)
+            best = f"best validation {100 * run['best']:.1f} %, " if run["best"] >= 0 else ""
+            recent = f"loss {run['rows'][-1]['loss']:.3f}, " if run["rows"] else ""
+            speed = f"{step / run['seconds']:.1f} steps/s"
+            progress("training", step, config.steps, recent + best + speed, run["seconds"], keep=validating)
+            if signals and step < config.steps:
                 print(f"\nstopped at step {step} of {config.steps}; go on with: python koch.py train --resume {folder}")
-                return stop.number
+                return signals[0]
     return finish(run, config, folder, test, data)
 
 
-def add_row(run, loss, config):
-    """Add a row to the log: the mean loss since the last one. Raises UserError when it is not a number."""
-    step = run["step"]
-    mean = loss.item() / (step - (run["rows"][-1]["step"] if run["rows"] else 0))
-    if not math.isfinite(mean):
-        raise UserError(f"the loss is {mean} at step {step}; lower --learning-rate")
-    rate = learning_rate(step - 1, config)
-    run["rows"].append({"step": step, "seconds": run["seconds"], "learning_rate": rate, "loss": mean, "validation": None})
-
-
-def say(run, config):
-    """Say in a few words how a training goes."""
-    rows = run["rows"]
-    taken = [row["validation"] for row in rows if row["validation"] is not None]
-    images = run["step"] * config.alphabets * config.characters * config.drawings
-    parts = [f"loss {rows[-1]['loss']:.3f}"] * bool(rows) + [f"validation {100 * taken[-1]:.1f} %" for _ in taken[-1:]]
-    return "  ".join([*parts, f"{images / run['seconds']:,.0f} images/s"])
-
-
 def finish(run, config, folder, test, data):
-    """Take the test trials once with the best checkpoint and write the results, the log and the pictures."""
-    best = load_checkpoint(folder / "best.pt", config.device)
-    best.precision = config.precision
-    results, trials = evaluate(best, test, data, config.data_dir)
-    about = {"data": data, "config": dataclasses.asdict(config), "parameters": n_parameters(best), **machine(config)}
-    figures = {"seconds": run["seconds"], "validation": run["best"], "best_step": best.checkpoint["step"]}
+    """Take the test trials once, with the best checkpoint, and write the results, the log and the pictures."""
+    net = load_checkpoint(folder / "best.pt", config.device)
+    net.precision = config.precision
+    results, trials = evaluate(net, test, data, config.data_dir)
+    about = {"data": data, "config": dataclasses.asdict(config), "parameters": net.n_parameters, **machine(config.device)}
+    about |= {"seconds": run["seconds"], "validation": run["best"], "best_step": net.checkpoint["step"]}
     draw_curves(run["rows"], folder / "curves.png")
-    draw_trials(one_shot_answers(best, trials), trials, folder / "trials.png")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, run["rows"][0])
-    writer.writeheader()
-    writer.writerows(run["rows"])
-    for name, content in (("log.csv", text.getvalue()), ("results.json", json.dumps(about | figures | results, indent=1))):
-        with written_whole(folder / name) as file:
-            file.write(content.encode())
+    draw_trials(one_shot_answers(net, trials), trials, folder / "trials.png")
+    with written_whole(folder / "log.csv") as file, io.TextIOWrapper(file, newline="") as text:
+        writer = csv.DictWriter(text, run["rows"][0])
+        writer.writeheader()
+        writer.writerows(run["rows"])
+    with written_whole(folder / "results.json") as file:
+        file.write(json.dumps(about | results, indent=1).encode())
     print(f"\nin {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
-    return about | figures | results
-
-
-def n_parameters(net):
-    return sum(p.numel() for p in net.parameters())
+    return about | results
 
 
 def new_folder(config, data):
@@ -1103,39 +891,30 @@ def new_folder(config, data):
     return next(folder for folder in numbered if not folder.exists())
 
 
-def save_state(path, state):
-    """Save tensors, numbers and texts; the file is whole or not there."""
-    buffer = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
-    torch.save(state, buffer)
-    with written_whole(path) as file:
-        file.write(buffer.getbuffer())
-
-
 def load_state(path, *keys):
-    """Load what save_state wrote. Raises UserError when the file is missing, damaged or no checkpoint of koch.py."""
+    """Load a checkpoint as a dict. Raises UserError when it is missing, damaged or not one of koch.py's."""
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}; python koch.py train makes one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"net", "config", "data", "step", *keys} - set(state)
-        if missing:
+        if missing := {"net", "config", "data", "step", *keys} - set(state):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         Config(**state["config"])
         return state
-    except (OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
         raise UserError(f"{path} is not a checkpoint of koch.py ({reason(error)}); name another one") from error
 
 
 def load_checkpoint(path, device="cpu"):
-    """Load a trained net: the SiameseNet of a best.pt or last.pt, for evaluation.
+    """Load a trained net, the SiameseNet of a best.pt or last.pt, for evaluation.
 
     Its attribute checkpoint has "config" (a dict), "data" (the data set's name) and "step".
-    Raises UserError when the file is missing, damaged, no checkpoint of koch.py, or its weights do not fit its size.
+    Raises UserError when the file is missing, damaged, not one of koch.py's, or its weights do not fit its size.
     """
     state = load_state(path)
     net = SiameseNet(state["config"]["size"])
     try:
-        net.load_state_dict(state["net"])
+        net.load_state_dict(state.pop("net"))
     except RuntimeError as error:
         raise UserError(f"the weights in {path} are not those of a net of size {net.size}; name another one") from error
     net.checkpoint = {key: state[key] for key in ("config", "data", "step")}
@@ -1144,10 +923,11 @@ def load_checkpoint(path, device="cpu"):
 
 def reason(error):
     """Say an error in one line."""
-    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error or type(error).__name__).splitlines()[0]
+    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return (str(text) or type(error).__name__).splitlines()[0]
 
 
-# The command line -------------------------------------------------------------------------------------------------------
+# The command line -----------------------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):
@@ -1160,23 +940,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"koch.py: {message}; {self.prog} --help lists what there is\n")
 
 
-def add_options(parser, names):
-    """Give a parser options for fields of Config; the comments in Config's source are their help."""
+def add_options(parser, *names):
+    """Give a parser options for fields of Config (all, if none is named); the comments in its source are their help."""
     comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.MULTILINE))
     for field in dataclasses.fields(Config):
-        if field.name in names:
-            how = {"type": field.type, "choices": CHOICES.get(field.name)}
+        if field.name in names or not names:
+            how = {"type": field.type, "choices": CHOICES.get(field.name), "metavar": field.type.__name__.upper()}
             if field.type is bool:
                 how = {"action": argparse.BooleanOptionalAction}
-            elif not how["choices"]:
-                how["metavar"] = {int: "N", float: "X", str: "TEXT"}[field.type]
-            default = f" (default: {field.default})" if field.default != "" else ""
-            text = (comments[field.name] + default).replace("%", "%%")
+            elif how["choices"]:
+                del how["metavar"]
+            text = (comments[field.name] + f" (default: {field.default})" * (field.default != "")).replace("%", "%%")
             parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
 
 def command_train(resume, **options):
-    """Train, or go on with a stopped training; return the exit status."""
+    """Train, or go on with a stopped training."""
     if resume and options:
         raise UserError("--resume goes on with the run's own options and takes no others")
     results = train(Config(**options), resume)
@@ -1184,19 +963,17 @@ def command_train(resume, **options):
 
 
 def command_oneshot(checkpoint, **options):
-    """Take the test trials with a checkpoint; return the exit status."""
+    """Take the test trials with a checkpoint, on the data set it was trained on or the one named."""
     config = settle(Config(**options))
     found = sorted(RUNS.glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
-    if not (checkpoint or found):
+    if not checkpoint and not found:
         raise UserError(f"there is no checkpoint in {RUNS}/; python koch.py train makes one")
     net = load_checkpoint(checkpoint or found[-1], config.device)
     net.precision = config.precision
-    data = net.checkpoint["data"]
-    print(f"{checkpoint or found[-1]}: {n_parameters(net):,} parameters, trained on {data}")
-    if config.data == "auto":
-        config = dataclasses.replace(config, data=data)
-    *_, test, data = load_data(config)
-    evaluate(net, test, data, config.data_dir)
+    data = net.checkpoint["data"] if config.data == "auto" else config.data
+    print(f"{checkpoint or found[-1]}: {net.n_parameters:,} parameters, trained on {net.checkpoint['data']}")
+    *_, test, data = load_data(dataclasses.replace(config, data=data))
+    evaluate(net, test.to(config.device), data, config.data_dir)
     return 0
 
 
@@ -1204,21 +981,21 @@ def main(arguments=None):
     """Run the command line; return the exit status: 0, 2 for bad input, 128 + the signal's number when stopped."""
     parser = Parser(prog="koch.py", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    sub = commands.add_parser("train", help="train the twin net, then take the test trials")
-    sub.set_defaults(command=command_train)
-    add_options(sub, [field.name for field in dataclasses.fields(Config)])
-    sub.add_argument("--resume", metavar="FOLDER", help="go on with a stopped run as if it had not been stopped")
-    sub = commands.add_parser("oneshot", help="take the test trials with a checkpoint")
-    sub.set_defaults(command=command_oneshot)
-    add_options(sub, ("data", "data_dir", "device", "precision"))
-    sub.add_argument("checkpoint", nargs="?", help="a best.pt or last.pt (default: the newest in runs/)")
+    command = commands.add_parser("train", help="train the twin net, then take the test trials")
+    command.set_defaults(command=command_train)
+    add_options(command)
+    command.add_argument("--resume", metavar="FOLDER", help="go on with a stopped run as if it had not been stopped")
+    command = commands.add_parser("oneshot", help="take the test trials with a checkpoint")
+    command.set_defaults(command=command_oneshot)
+    add_options(command, "data", "data_dir", "device", "precision")
+    command.add_argument("checkpoint", nargs="?", help="a best.pt or last.pt (default: the newest best.pt in runs/)")
     options = vars(parser.parse_args(arguments))
     try:
         return options.pop("command")(**options)
     except UserError as error:
         message = error
     except OSError as error:  # a full disk, a folder that may not be written
-        message = f"{error.filename or 'a file'} could not be read or written ({reason(error)}); see to it and start again"
+        message = f"{error.filename or 'a file'} cannot be read or written ({reason(error)}); see to it and start again"
     print(f"koch.py: {message}", file=sys.stderr)
     return 2
 

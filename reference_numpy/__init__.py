@@ -1,0 +1,1 @@
+"""What is written from scratch in NumPy: nothing in this folder imports torch."""

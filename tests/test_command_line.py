@@ -1,0 +1,210 @@
+"""The commands as a user types them: a whole tiny training, going on after a stop, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, random_drawings
+
+import koch
+
+TINY = ["--data", "invented", "--size", "35", "--device", "cpu", "--steps", "6", "--validations", "2", "--warmup", "2"]
+TINY += ["--alphabets", "2", "--characters", "4"]
+
+
+def command(*arguments, folder):
+    """Return the command line and its environment: no KOCH_DATA, so that nothing but the folder plays a part."""
+    environment = {key: value for key, value in os.environ.items() if key != "KOCH_DATA"}
+    return {"args": [sys.executable, str(ROOT / "koch.py"), *map(str, arguments)], "cwd": folder, "env": environment}
+
+
+def koch_py(*arguments, folder):
+    return subprocess.run(**command(*arguments, folder=folder), capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with a finished tiny training on invented alphabets, runs/tiny, and what it said."""
+    folder = tmp_path_factory.mktemp("workplace")
+    done = koch_py("train", *TINY, "--name", "tiny", folder=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "said.txt").write_text(done.stdout)
+    return folder
+
+
+@pytest.fixture
+def inside(workplace, monkeypatch):
+    """The test runs inside the workplace, in this process and with few test trials, so that a training takes seconds."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.delenv("KOCH_DATA", raising=False)
+    monkeypatch.setattr(koch.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(koch, "N_FRESH", 60)
+    return workplace
+
+
+def refuse(*_, **__):
+    raise koch.urllib.error.URLError("no network")
+
+
+def same_weights(a, b):
+    a, b = (torch.load(f"runs/{name}/last.pt", weights_only=True)["net"] for name in (a, b))
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def results_of(name):
+    return json.loads((Path("runs") / name / "results.json").read_text())
+
+
+def test_a_training_leaves_two_checkpoints_results_log_and_pictures(workplace):
+    run = workplace / "runs" / "tiny"
+    assert {p.name for p in run.iterdir()} == {"best.pt", "last.pt", "results.json", "log.csv", "curves.png", "trials.png"}
+    results = json.loads((run / "results.json").read_text())
+    assert results["data"] == "invented" and results["config"]["seed"] == 0 and results["torch"] == torch.__version__
+    assert results["within"]["n"] == results["across"]["n"] == koch.N_FRESH and results["seconds"] > 0
+    assert len((run / "log.csv").read_text().splitlines()) == 7  # the names and six steps
+    assert {p.name for p in workplace.iterdir()} >= {"data", "runs"}
+
+
+def test_a_figure_on_invented_trials_never_stands_beside_the_papers(workplace):
+    said = (workplace / "said.txt").read_text()
+    assert "invented alphabets, within one alphabet" in said and "no real data" in said
+    assert "paper" not in said and "92.0" not in said and "Lake" not in said
+
+
+def test_oneshot_repeats_the_figures_of_the_newest_checkpoint(workplace):
+    again = koch_py("oneshot", "--device", "cpu", folder=workplace)
+    assert again.returncode == 0, again.stderr
+    table = (workplace / "said.txt").read_text()
+    table = table[table.index("2,000 fresh trials") : table.index("in runs/tiny")]
+    assert table.strip() in again.stdout
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(inside):
+    assert koch.main(["train", *TINY, "--name", "again"]) == 0
+    assert koch.main(["train", *TINY, "--name", "other", "--seed", "1"]) == 0
+    assert same_weights("tiny", "again") and not same_weights("tiny", "other")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [3, 4, 5])  # the first validation comes with step 4
+def test_a_stopped_training_goes_on_to_the_very_same_end(inside, number, at, monkeypatch, capsys):
+    name, options = f"stopped{number}at{at}", [*TINY, "--steps", "8"]
+    if not Path("runs/whole").exists():
+        assert koch.main(["train", *options, "--name", "whole"]) == 0
+    step = koch.training_step
+    with monkeypatch.context() as patched:
+        patched.setattr(koch, "training_step", lambda *a: (a[3] == at - 1 and signal.raise_signal(number), step(*a))[1])
+        assert koch.main(["train", *options, "--name", name]) == 128 + number
+    assert f"--resume runs/{name}" in capsys.readouterr().out
+    assert {path.name for path in Path("runs", name).iterdir()} == {"last.pt"} | ({"best.pt"} if at > 3 else set())
+    assert torch.load(f"runs/{name}/last.pt", weights_only=True)["step"] == at
+    assert koch.main(["train", "--resume", f"runs/{name}"]) == 0
+    assert same_weights("whole", name)
+    assert all(results_of("whole")[key] == results_of(name)[key] for key in ("within", "across", "validation", "best_step"))
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # as before the training
+
+
+def test_ctrl_c_ends_a_real_training_with_one_line_and_a_checkpoint(workplace):
+    log = workplace / "log.txt"
+    with open(log, "w") as file:
+        arguments = command("train", *TINY, "--steps", "100000", "--validations", "50000", "--name", "real", folder=workplace)
+        process = subprocess.Popen(**arguments, stdout=file, stderr=file)
+        deadline = time.monotonic() + 120
+        while not (workplace / "runs" / "real" / "last.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, log.read_text()
+    assert "--resume runs/real" in log.read_text() and "Traceback" not in log.read_text()
+
+
+BAD = {
+    "no command": ([], "required"),
+    "unknown option": (["train", "--stepz", "3"], "--stepz"),
+    "abbreviated option": (["train", "--step", "3"], "--step"),
+    "not a number": (["train", "--steps", "many"], "many"),
+    "no steps": (["train", "--steps", "0"], "--steps is at least 1"),
+    "not a learning rate": (["train", "--learning-rate", "nan"], "--learning-rate"),
+    "unknown data": (["train", "--data", "mnist2"], "omniglot"),
+    "too many characters": (["train", *TINY, "--characters", "41"], "--characters"),
+    "a path as a name": (["train", *TINY, "--name", "../x"], "--name"),
+    "a taken name": (["train", *TINY, "--name", "tiny"], "--resume runs/tiny"),
+    "no checkpoint": (["oneshot", "runs/none/best.pt"], "runs/none/best.pt"),
+    "no checkpoint file": (["oneshot", "said.txt"], "said.txt is not a checkpoint"),
+    "half a checkpoint": (["oneshot", "half.pt"], "half.pt is not a checkpoint"),
+    "another size": (["oneshot", "other_size.pt"], "other_size.pt"),
+    "nothing to resume": (["train", "--resume", "runs/none"], "runs/none/last.pt"),
+    "resume a best.pt": (["train", "--resume", "best_only"], "best_only/last.pt"),
+    "resume with options": (["train", "--resume", "runs/tiny", "--steps", "9"], "--resume"),
+    "empty data folder": (["train", "--data-dir", "empty", "--steps", "1"], "all_runs.zip into empty"),
+}
+
+
+@pytest.mark.parametrize("arguments, said", BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line_and_exit_status_2(inside, arguments, said, capsys):
+    whole = (inside / "runs" / "tiny" / "best.pt").read_bytes()
+    (inside / "half.pt").write_bytes(whole[: len(whole) // 2])
+    state = torch.load("runs/tiny/best.pt", weights_only=True)
+    state["config"]["size"] = 105
+    torch.save(state, "other_size.pt")
+    for name in ("empty", "best_only"):
+        (inside / name).mkdir(exist_ok=True)
+    (inside / "best_only" / "last.pt").write_bytes(whole)
+    before = sorted(str(path) for path in inside.rglob("*"))
+    try:
+        status = koch.main(arguments)
+    except SystemExit as stop:
+        status = stop.code
+    error = capsys.readouterr().err
+    assert status == 2
+    assert said in error and len(error.strip().splitlines()) == 1 and "Traceback" not in error
+    assert sorted(str(path) for path in inside.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(inside, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "best.pt")
+
+    monkeypatch.setattr(koch.os, "replace", full)
+    assert koch.main(["train", *TINY, "--name", "full"]) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and len(said.strip().splitlines()) == 1
+    assert list((inside / "runs" / "full").iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_stops_the_training_in_one_line(inside, monkeypatch, capsys):
+    monkeypatch.setattr(koch, "training_step", lambda *_: torch.tensor(float("nan")))
+    assert koch.main(["train", *TINY, "--name", "nan"]) == 2
+    assert "lower --learning-rate" in capsys.readouterr().err
+    assert not (inside / "runs" / "nan").exists()
+
+
+def test_help_shows_the_source_of_every_value(capsys):
+    with pytest.raises(SystemExit) as stop:
+        koch.main(["train", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    for field in koch.dataclasses.fields(koch.Config):
+        assert f"--{field.name.replace('_', '-')}" in said
+    assert "§3.2" in said and "ours:" in said and "deviates:" in said
+
+
+def test_a_tie_can_be_drawn(tmp_path):
+    trials = koch.one_shot_trials(random_drawings(), 20, 30, torch.Generator().manual_seed(0))
+    koch.draw_trials(torch.full((30,), -1), trials, tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_lakes_trials_with_the_full_net_take_under_ten_seconds(data_dir):
+    lake, net = koch.lake_runs(data_dir), koch.SiameseNet(105)
+    net.precision = koch.settle(koch.Config(device="cpu")).precision
+    if net.precision != "bfloat16" or torch.get_num_threads() < 2:
+        pytest.skip("the ten seconds are for two cores that compute in bfloat16")
+    started = time.perf_counter()
+    answers = koch.one_shot_answers(net, lake)
+    assert time.perf_counter() - started < 10 and len(answers) == 400

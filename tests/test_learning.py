@@ -1,0 +1,189 @@
+"""§3.2: distortions, minibatches, the loss and the schedule."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from conftest import random_drawings, rng
+
+import koch
+
+CONFIG = koch.Config(alphabets=3, characters=5, drawings=3)
+
+
+def blobs(n=64, side=105):
+    images = torch.zeros(n, 1, side, side)
+    images[:, :, side // 3 : side // 2, side // 3 : 2 * side // 3] = 1
+    return images
+
+
+def test_distorting_paper_gives_paper():
+    assert koch.distort(torch.zeros(8, 1, 105, 105), rng()).abs().max() == 0
+
+
+def test_what_comes_in_from_outside_is_paper_and_never_ink():
+    distorted = koch.distort(torch.ones(200, 1, 35, 35), rng())
+    assert distorted.amin(dim=(1, 2, 3)).eq(0).float().mean() > 0.5  # most images show some of the outside
+    assert distorted.max() <= 1 + 1e-5
+
+
+def test_strength_0_changes_nothing():
+    images = torch.rand(4, 1, 35, 35, generator=rng())
+    torch.testing.assert_close(koch.distort(images, rng(), 0.0), images, atol=1e-4, rtol=0)
+
+
+def test_each_image_gets_a_distortion_of_its_own():
+    distorted = koch.distort(blobs(), rng())
+    assert len({image.numpy().tobytes() for image in distorted}) > 55  # one in 2^7 is left as it is
+
+
+def test_each_component_is_present_in_half_of_the_images():
+    unchanged = (koch.distort(blobs(4000, 35), rng()) - blobs(4000, 35)).abs().amax(dim=(1, 2, 3)) < 1e-4
+    assert 0.5 * 4000 / 128 < unchanged.sum() < 2 * 4000 / 128  # all seven absent: one in 128
+
+
+def test_distortions_stay_within_the_papers_ranges(monkeypatch):
+    seen = []
+    monkeypatch.setattr(koch.F, "affine_grid", lambda affine, *a, **k: seen.append(affine) or torch.zeros(len(affine), 3, 3, 2))
+    koch.distort(torch.zeros(20_000, 1, 3, 3), rng())
+    shift = seen[0][:, :, 2] * 105 / 2  # pixels of 105
+    assert 1.9 < shift.abs().max() <= 2 and abs(shift.mean()) < 0.05
+    straight = seen[0][(seen[0][:, 0, 1] == 0) & (seen[0][:, 1, 0] == 0)]  # neither turned nor sheared: the scales alone
+    assert 0.79 < straight[:, 0, 0].min() < 0.82 and 1.18 < straight[:, 0, 0].max() < 1.21
+    angles = torch.atan2(seen[0][:, 1, 0], seen[0][:, 0, 0])[(seen[0][:, :, :2].det() - 1).abs() < 1e-6]
+    assert angles.abs().max() < math.atan(0.3) + math.radians(10)
+
+
+def test_shrinking_averages_areas_and_keeps_the_amount_of_ink():
+    image = torch.zeros(1, 105, 105, dtype=torch.uint8)
+    image[0, :3, :6], image[0, 50, 50] = 1, 1
+    x = koch.to_input(image, 35)
+    assert x.shape == (1, 1, 35, 35)
+    assert x[0, 0, 0, :3].tolist() == [1, 1, 0] and x[0, 0, 16, 16].item() == pytest.approx(1 / 9)
+
+
+def test_a_minibatch_holds_whole_groups_of_one_alphabet_and_no_drawing_twice(drawings):
+    images, characters = koch.draw_batch(drawings, CONFIG, rng())
+    assert images.shape == (3, 15, 105, 105) and images.dtype == torch.uint8 and characters.shape == (3, 15)
+    for group, group_images in zip(characters, images):
+        assert len(drawings.alphabet[group].unique()) == 1
+        assert len(group.unique()) == 5 and group.unique(return_counts=True)[1].tolist() == [3] * 5
+        assert len({image.numpy().tobytes() for image in group_images}) == 15
+
+
+def test_a_minibatch_shows_the_drawings_of_the_characters_it_names(drawings):
+    images, characters = koch.draw_batch(drawings, dataclasses.replace(CONFIG, turns=False), rng())
+    for character, image in zip(characters.flatten(), images.flatten(0, 1)):
+        assert any(torch.equal(image, drawing) for drawing in drawings.images[character])
+
+
+def test_every_alphabet_and_every_drawer_is_drawn(drawings):
+    config, alphabets, drawn, generator = dataclasses.replace(CONFIG, turns=False), set(), set(), rng()
+    for _ in range(60):
+        images, characters = koch.draw_batch(drawings, config, generator)
+        alphabets |= set(drawings.alphabet[characters.flatten()].tolist())
+        drawn |= {image.numpy().tobytes() for image in images.flatten(0, 1)}
+    assert alphabets == {0, 1, 2}
+    assert len(drawn) == drawings.images.shape[0] * drawings.images.shape[1]
+
+
+def test_alphabets_with_too_few_characters_are_left_out_and_none_is_an_error(drawings):
+    config, generator = dataclasses.replace(CONFIG, characters=6), rng()
+    batches = [koch.draw_batch(drawings, config, generator)[1].flatten() for _ in range(20)]
+    assert {i for characters in batches for i in drawings.alphabet[characters].tolist()} == {0, 1}
+    for too_many in ({"characters": 23}, {"drawings": 5}):
+        with pytest.raises(koch.UserError, match="lower --characters or --drawings"):
+            koch.draw_batch(drawings, dataclasses.replace(CONFIG, **too_many), rng())
+
+
+def test_a_whole_alphabet_turns_alike_and_all_eight_ways_occur():
+    image = torch.arange(9).view(1, 1, 3, 3).expand(40, 2, 3, 3)  # 40 alphabets of two drawings of one picture
+    turned = koch.turn(image, torch.rand(3, 40, generator=rng()) < 0.5)
+    assert torch.equal(turned[:, 0], turned[:, 1])
+    square = {tuple(torch.rot90(m, k).flatten().tolist()) for m in (image[0, 0], image[0, 0].T) for k in range(4)}
+    assert {tuple(t.flatten().tolist()) for t in turned[:, 0]} == square and len(square) == 8
+
+
+def test_batches_come_from_the_given_generator_alone(drawings):
+    batches = []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        images, _ = koch.draw_batch(drawings, CONFIG, generator := rng(7))
+        batches.append(koch.distort(koch.to_input(images[0], 35), generator))
+    assert torch.equal(*batches)
+
+
+def test_the_loss_is_the_softmax_of_each_same_pair_against_the_different_ones():
+    torch.manual_seed(0)
+    net = koch.SiameseNet(35)
+    h = torch.randn(2, 6, 512, generator=rng())
+    characters = torch.tensor([[0, 0, 1, 1, 2, 2], [3, 3, 3, 4, 4, 4]])
+    losses = []
+    for group, names in zip(h, characters.tolist()):
+        for i in range(6):
+            others = [net.logit(group[i], group[k]) for k in range(6) if names[k] != names[i]]
+            for j in range(6):
+                if i != j and names[i] == names[j]:
+                    logits = torch.stack([net.logit(group[i], group[j]), *others])
+                    losses.append(-logits.log_softmax(0)[0])
+    assert koch.pair_loss(net, h, characters).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_to_0_along_a_cosine():
+    config = koch.Config(steps=1000, warmup=100)
+    factors = [koch.schedule(step, config) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.01) and factors[49] == pytest.approx(0.5, rel=0.01)
+    assert max(factors) == pytest.approx(1, rel=0.03) and factors.index(max(factors)) == 99
+    assert factors[500] == pytest.approx(0.5, rel=0.01) and 0 <= factors[-1] < 1e-4
+    assert all(b < a for a, b in zip(factors[100:], factors[101:]))
+    assert koch.schedule(0, koch.Config(warmup=0)) == 1
+
+
+def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(drawings):
+    torch.manual_seed(0)
+    net, config = koch.SiameseNet(35), dataclasses.replace(CONFIG, steps=10, warmup=0)
+    optimizers, before = koch.make_optimizers(net, config), [p.clone() for p in net.parameters()]
+    koch.training_step(net, optimizers, drawings, 5, config, rng())
+    for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
+        assert {group["lr"] for group in optimizer.param_groups} == {highest * koch.schedule(5, config)}
+    same = [name for (name, p), old in zip(net.named_parameters(), before) if torch.equal(p, old)]
+    assert set(same) <= {"join.bias", "twin.%d.bias" % (len(net.twin) - 2)}  # they cancel in a softmax or a difference
+
+
+@pytest.mark.parametrize("size", koch.SIZES)
+def test_every_parameter_has_one_optimizer_and_muon_the_weights(size):
+    net = koch.SiameseNet(size)
+    muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in koch.make_optimizers(net, koch.Config()))
+    assert sorted(map(id, muon + adam)) == sorted(map(id, net.parameters()))
+    assert all(p.ndim in (2, 4) for p in muon) and net.join.weight in set(adam)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (32, 288), (128, 16)])
+def test_orthogonal_keeps_the_singular_vectors_and_brings_the_values_near_1(shape):
+    matrix = torch.randn(shape, generator=rng(), dtype=torch.float64)
+    u, values, v = torch.linalg.svd(koch.orthogonal(matrix), full_matrices=False)
+    assert 0.3 < values[: -len(values) // 8].min() and values.max() < 1.3  # bfloat16; the very smallest lag behind
+    u0, _, v0 = torch.linalg.svd(matrix, full_matrices=False)
+    alike = (koch.orthogonal(matrix) * (u0 @ v0)).sum() / koch.orthogonal(matrix).norm() / (u0 @ v0).norm()
+    assert alike > 0.97
+
+
+def test_muon_goes_down_a_bowl():
+    p = torch.nn.Parameter(torch.randn(8, 4, 3, 3, generator=rng()))
+    muon, before = koch.Muon([p], lr=0.2), p.square().sum().item()
+    for _ in range(20):
+        muon.zero_grad()
+        p.square().sum().backward()
+        muon.step()
+    assert p.square().sum() < 0.3 * before
+
+
+@pytest.mark.parametrize("size", koch.SIZES)
+def test_a_few_steps_learn_a_few_drawings_by_heart(size):
+    torch.manual_seed(0)
+    config = koch.Config(alphabets=1, characters=4, drawings=2, steps=12, warmup=2, turns=False, distortion=0.0)
+    net, drawings, generator = koch.SiameseNet(size), random_drawings((4,), 2), rng()
+    optimizers = koch.make_optimizers(net, config)
+    losses = [koch.training_step(net, optimizers, drawings, step, config, generator).item() for step in range(12)]
+    assert losses[-1] < 0.6 * losses[0]
