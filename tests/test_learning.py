@@ -156,7 +156,8 @@ def test_every_parameter_has_one_optimizer_and_muon_the_weights(size):
     net = koch.SiameseNet(size)
     muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in koch.make_optimizers(net, koch.Config()))
     assert sorted(map(id, muon + adam)) == sorted(map(id, net.parameters()))
-    assert all(p.ndim in (2, 4) for p in muon) and net.join.weight in set(adam)
+    assert all(p.ndim in (2, 4) and len(p) <= 1024 for p in muon) and net.join.weight in set(adam)
+    assert len(muon) == (4 if size == 105 else 7)
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 288), (128, 16)])
