@@ -68,17 +68,10 @@ TRIALS_SEED = 2015  # ours: every run takes the same trials
 RUNS = Path("runs")
 
 
-class UserError(Exception):
-    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
-
-
 CHOICES = {
-    "recipe": ("fast",),
-    "data": ("auto", "omniglot", "invented"),
-    "device": ("auto", "cpu", "cuda"),
-    "size": (0, *SIZES),
-    "precision": ("auto", "float32", "bfloat16"),
-}
+    "recipe": ("fast",), "data": ("auto", "omniglot", "invented"), "device": ("auto", "cpu", "cuda"),
+    "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16"),
+}  # fmt: skip
 LEAST = {"steps": 1, "alphabets": 1, "characters": 2, "drawings": 2, "validations": 1}  # of other numbers: 0
 
 
@@ -105,6 +98,10 @@ class Config:
     distortion: float = 1.0  # §3.2: the affine distortions' ranges, times this
     turns: bool = True  # deviates: turned and mirrored alphabets are new alphabets
     validations: int = 8  # ours: times that the 320 validation trials (§3.2) are taken
+
+
+class UserError(Exception):
+    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
 
 
 # § 3.1 Model ----------------------------------------------------------------------------------------------------------
@@ -264,8 +261,7 @@ def pair_loss(net, h, characters):
     logits = net.logit(h[:, :, None], h[:, None])  # (A, n, n)
     same = characters[:, :, None] == characters[:, None]  # (A, n, n)
     different = logits.masked_fill(same, -math.inf).logsumexp(2, keepdim=True)  # (A, n, 1)
-    # -log(e^logit / (e^logit + sum of e^different)) = softplus(different - logit)
-    losses = F.softplus(different - logits)
+    losses = F.softplus(different - logits)  # -log(e^logit / (e^logit + sum of e^different))
     itself = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
     return losses[same & ~itself].mean()
 
@@ -294,7 +290,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix):
     """Return a matrix with the same singular vectors and singular values nearer to each other, by Newton and Schulz.
 
-    Three iterations bring those above a fiftieth of the norm to 0.7..1.2; five, as usual, were slower and no better here.
+    Three iterations bring those above a fiftieth of the norm to 0.7..1.2; the usual five were slower and no better here.
     """
     x = matrix / (matrix.norm() + 1e-7)
     for _ in range(3):
@@ -318,7 +314,7 @@ def make_optimizers(net, config):
 
 
 def schedule(step, config):
-    """Return the learning rates' factor at a step (0, 1, ...): up in a line, down to 0 along a cosine. §3.2: -1 % an epoch."""
+    """Return the learning rates' factor at a step (0, 1, ...): up in a line, down along a cosine. §3.2: -1 % an epoch."""
     return min(1, (step + 1) / max(1, config.warmup)) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
@@ -378,10 +374,7 @@ def written_whole(path):
 
 
 def data_file(data_dir, name):
-    """Return the path of a data file in data_dir, else $KOCH_DATA, else data/; it is downloaded if it is not there.
-
-    Raises UserError when it cannot be had.
-    """
+    """Return the path of a data file in data_dir, else $KOCH_DATA, else data/, downloaded if need be; or UserError."""
     path = Path(data_dir or os.environ.get("KOCH_DATA") or "data") / name
     if path.is_file():
         return path
@@ -413,10 +406,10 @@ def decode(png, name):
     """Decode a drawing from a PNG's bytes: (105, 105) uint8, 1 = ink. Raises UserError, with its name, when damaged."""
     try:
         paper = np.asarray(Image.open(io.BytesIO(png)).convert("1"))  # in the files ink is 0 and paper 1
+        if paper.shape != (105, 105):
+            raise ValueError(f"it has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
         raise UserError(f"{name} is damaged ({reason(error)}); delete the zip and start again") from error
-    if paper.shape != (105, 105):
-        raise UserError(f"{name} has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105; delete the zip, start again")
     return (~paper).astype(np.uint8)
 
 
@@ -454,7 +447,7 @@ def cached(path, source, make):
     key = hashlib.sha256(source).hexdigest()
     try:
         with np.load(path) as kept:
-            if str(kept["key"]) != key:
+            if kept["key"] != key:
                 raise ValueError("stale")
             shape = kept["shape"]
             images = np.unpackbits(kept["bits"], count=shape.prod()).reshape(shape)
@@ -468,9 +461,9 @@ def cached(path, source, make):
 
 
 def invent_alphabets(seed):
-    """Invent 50 alphabets of 14..40 characters, drawn by 20 drawers each, in Omniglot's layout and of strokes like its own.
+    """Invent 50 alphabets of 14..40 characters, drawn by 20 drawers each, in Omniglot's layout and with strokes like its.
 
-    Returns Drawings of (characters, 20, 105, 105), the same for the same seed. How it is done: reference_numpy/invented.py.
+    Returns Drawings of (characters, 20, 105, 105), the same for the same seed. How: reference_numpy/invented.py.
     """
     from reference_numpy import invented
 
@@ -599,7 +592,7 @@ def one_shot_answers(model, trials):
     training = getattr(model, "training", False)
     if training:
         model.eval()
-    h = torch.cat([model.features(to_input(images, model.size)) for images in trials.images.split(128)])  # each image once
+    h = torch.cat([model.features(to_input(images, model.size)) for images in trials.images.split(128)])  # each once
     answers = []
     for test, support in zip(trials.test.split(100), trials.support.split(100)):
         h1 = h[test].repeat_interleave(support.shape[1], 0)  # (100 * n_way, D)
@@ -628,8 +621,7 @@ def wilson_interval(n_right, n, z=1.96):
 def take_trials(model, trials):
     """Answer trials with a model and with pixel 1-NN, and count.
 
-    Returns a dict: n, right, accuracy and interval (low, high) in 0..1, chance, pixels (1-NN's accuracy) and
-    alphabets {name: [right, n]}.
+    Returns {n, right, accuracy, interval (low, high) and chance in 0..1, pixels (1-NN), alphabets {name: [right, n]}}.
     """
     correct = one_shot_answers(model, trials) == trials.answers
     right, n = int(correct.sum()), len(correct)
@@ -645,8 +637,8 @@ def evaluate(net, test, data, data_dir=""):
     """Take the test trials with a net from load_checkpoint and print them beside the paper's figures.
 
     test, data: the test Drawings and their data set's name, from load_data
-    Returns {"lake": ..., "within": ..., "across": ...} as take_trials counts them, and the Trials to draw. Lake's runs are
-    taken after a training on invented alphabets too if the file is at hand; "lake" is missing if it is not.
+    Returns {"lake": ..., "within": ..., "across": ...} as take_trials counts them, and the Trials to draw. Lake's are
+    missing after a training on invented alphabets if the file is not at hand.
     """
     rng = torch.Generator().manual_seed(TRIALS_SEED)
     trials = {key: one_shot_trials(test, 20, N_FRESH, rng, key == "within") for key in ("within", "across")}
@@ -669,7 +661,7 @@ def print_results(results, net, data):
 
     where = "the ten test alphabets" if data == "omniglot" else "ten invented alphabets"
     seen = {"omniglot": "trained on Omniglot", "invented": "no real data: trained on invented alphabets"}
-    net_name = f"this net, {net.size}x{net.size}, {seen[net.checkpoint['data']]}"
+    net_name = f"this net, {net.size}x{net.size}, {seen[net.config.data]}"
     for key, result in results.items():
         trials = "Lake's 400 one-shot trials" if key == "lake" else f"{result['n']:,} fresh trials of {where}"
         title = f"{trials}, {'across alphabets' if key == 'across' else 'within one alphabet'}"
@@ -719,13 +711,13 @@ def draw_trials(answers, trials, path):
             cells[row, column + 1] = (trials.support[trial, answers[trial]], "chosen", "tab:red")
         cells[row, column + 2] = (trials.support[trial, trials.answers[trial]], "right", "tab:green")
     picture = Figure((14, 4.8), layout="constrained")
-    task = f"left: a trial of {trials.alphabets[0]}, which support image shows the test image's character? (the green one)"
-    picture.suptitle(f"{task}   right: the first of {len(wrong)} wrong answers in {len(answers)}", fontsize=9)
+    task = f"left: a trial of {trials.alphabets[0]}, the right answer in green"
+    picture.suptitle(f"{task}     right: the first of {len(wrong)} wrong answers in {len(answers)}", fontsize=9)
     for place, axes in np.ndenumerate(picture.subplots(5, 18)):
         axes.set(xticks=[], yticks=[], frame_on=place in cells)
         if place in cells:
             image, title, colour = cells[place]
-            axes.imshow(trials.images[image].cpu(), cmap="gray_r", vmin=0, vmax=1)
+            axes.imshow(trials.images[image].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1)
             axes.set_title(title, fontsize=7, color=colour, pad=2)
             for side in axes.spines.values():
                 side.set(color=colour, linewidth=0.5 if colour == "lightgray" else 1.5)
@@ -740,18 +732,16 @@ def progress(label, done, total, note="", seconds=0.0, keep=False):
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1
         line = f"{label} [{'#' * (20 * done // max(total, 1)):.<20}] {done / max(total, 1):4.0%}  {note}{left}"
-        print(f"\r{line[:width]:<{width}}", end="\n" if done >= total else "", flush=True)
+        print(f"\r{line[:width]:<{width}}", end="\n" if done == total else "", flush=True)
     elif keep or done == total:
         print(f"{label} {done:,} of {total:,}  {note}{left}", flush=True)
 
 
 def machine(device):
     """Say what computes: the device's name and the versions."""
-    name = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    elif found := re.search(r"model name\s*: (.*)", cpu.read_text() if (cpu := Path("/proc/cpuinfo")).exists() else ""):
-        name = f"{found[1]}, {torch.get_num_threads()} threads"
+    about = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    cpu = (re.findall(r"model name\s*: (.*)", about) or [platform.processor()])[0]
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads of {cpu}"
     return {"device": name, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
@@ -781,7 +771,7 @@ def settle(config):
 
 @contextlib.contextmanager
 def noted_signals():
-    """Yield a list to which Ctrl-C and SIGTERM add their number instead of ending the program; the second one ends it."""
+    """Yield a list to which Ctrl-C and SIGTERM add their number instead of ending the program, the first time."""
     noted = []
 
     def note(number, frame):
@@ -808,6 +798,7 @@ def train(config, resume=None):
     state = load_state(Path(resume) / "last.pt", "optimizers", "rng", "run") if resume else None
     config = settle(Config(**state["config"]) if resume else config)
     *splits, data = load_data(config)
+    config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     training, validation, test = (drawings.to(config.device) for drawings in splits)
     trials = one_shot_trials(validation, 20, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
     torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from rng
@@ -822,13 +813,13 @@ def train(config, resume=None):
             optimizer.load_state_dict(saved)
         rng.set_state(state["rng"])
         run = state["run"]
-    folder = Path(resume) if resume else new_folder(config, data)
-    print(f"twin net {net.size}x{net.size}, {net.n_parameters:,} parameters, {config.precision}, {machine(config.device)['device']}")
+    folder = Path(resume) if resume else new_folder(config)
+    print(f"twin net of {net.n_parameters:,} parameters on {net.size}x{net.size} pixels in {config.precision}")
     counts = ", ".join(f"{len(d.images)} {name}" for d, name in zip(splits, ("training", "validation", "test")))
-    print(f"{data}: {counts} characters; seed {config.seed}; results go to {folder}/", flush=True)
+    print(f"{data}: {counts} characters; {machine(config.device)['device']}; results go to {folder}/", flush=True)
 
     def save(name, **more):
-        state = {"net": net.state_dict(), "config": dataclasses.asdict(config), "data": data, "step": run["step"]}
+        state = {"net": net.state_dict(), "config": dataclasses.asdict(config), "step": run["step"]}
         buffer = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
         torch.save(state | more, buffer)
         with written_whole(folder / name) as file:
@@ -857,23 +848,23 @@ def train(config, resume=None):
             if validating or signals:
                 run["loss"] = loss.item()
                 save("last.pt", optimizers=[o.state_dict() for o in optimizers], rng=rng.get_state(), run=run)
-            best = f"best validation {100 * run['best']:.1f} %, " if run["best"] >= 0 else ""
-            recent = f"loss {run['rows'][-1]['loss']:.3f}, " if run["rows"] else ""
-            speed = f"{step / run['seconds']:.1f} steps/s"
-            progress("training", step, config.steps, recent + best + speed, run["seconds"], keep=validating)
+            said = f"loss {run['rows'][-1]['loss']:.3f}, " if run["rows"] else ""
+            said += f"best validation {100 * run['best']:.1f} %, " if run["best"] >= 0 else ""
+            said += f"{step / run['seconds']:.1f} steps/s"
+            progress("training", step, config.steps, said, run["seconds"], keep=validating)
             if signals and step < config.steps:
                 print(f"\nstopped at step {step} of {config.steps}; go on with: python koch.py train --resume {folder}")
                 return signals[0]
-    return finish(run, config, folder, test, data)
+    return finish(run, config, folder, test)
 
 
-def finish(run, config, folder, test, data):
+def finish(run, config, folder, test):
     """Take the test trials once, with the best checkpoint, and write the results, the log and the pictures."""
     net = load_checkpoint(folder / "best.pt", config.device)
     net.precision = config.precision
-    results, trials = evaluate(net, test, data, config.data_dir)
-    about = {"data": data, "config": dataclasses.asdict(config), "parameters": net.n_parameters, **machine(config.device)}
-    about |= {"seconds": run["seconds"], "validation": run["best"], "best_step": net.checkpoint["step"]}
+    results, trials = evaluate(net, test, config.data, config.data_dir)
+    about = {"config": dataclasses.asdict(config), "parameters": net.n_parameters, **machine(config.device)}
+    about |= {"seconds": run["seconds"], "validation": run["best"], "best_step": net.step}
     draw_curves(run["rows"], folder / "curves.png")
     draw_trials(one_shot_answers(net, trials), trials, folder / "trials.png")
     with written_whole(folder / "log.csv") as file, io.TextIOWrapper(file, newline="") as text:
@@ -886,9 +877,9 @@ def finish(run, config, folder, test, data):
     return about | results
 
 
-def new_folder(config, data):
+def new_folder(config):
     """Return a new run's folder, made when its first file is written. Raises UserError when its name is taken."""
-    name = config.name or f"{config.recipe}-{data}-{config.size}-seed{config.seed}"
+    name = config.name or f"{config.recipe}-{config.data}-{config.size}-seed{config.seed}"
     if config.name and (RUNS / name).exists():
         raise UserError(f"{RUNS / name}/ is there already; take another --name or go on with --resume {RUNS / name}")
     numbered = (RUNS / (name + (f"-{i}" if i > 1 else "")) for i in itertools.count(1))
@@ -901,7 +892,7 @@ def load_state(path, *keys):
         raise UserError(f"there is no checkpoint {path}; python koch.py train makes one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if missing := {"net", "config", "data", "step", *keys} - set(state):
+        if missing := {"net", "config", "step", *keys} - set(state):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         Config(**state["config"])
         return state
@@ -912,16 +903,16 @@ def load_state(path, *keys):
 def load_checkpoint(path, device="cpu"):
     """Load a trained net, the SiameseNet of a best.pt or last.pt, for evaluation.
 
-    Its attribute checkpoint has "config" (a dict), "data" (the data set's name) and "step".
+    Its attributes config (a Config) and step say how it was trained.
     Raises UserError when the file is missing, damaged, not one of koch.py's, or its weights do not fit its size.
     """
     state = load_state(path)
     net = SiameseNet(state["config"]["size"])
     try:
-        net.load_state_dict(state.pop("net"))
+        net.load_state_dict(state["net"])
     except RuntimeError as error:
         raise UserError(f"the weights in {path} are not those of a net of size {net.size}; name another one") from error
-    net.checkpoint = {key: state[key] for key in ("config", "data", "step")}
+    net.config, net.step = Config(**state["config"]), state["step"]
     return net.to(device).eval()
 
 
@@ -974,9 +965,10 @@ def command_oneshot(checkpoint, **options):
         raise UserError(f"there is no checkpoint in {RUNS}/; python koch.py train makes one")
     net = load_checkpoint(checkpoint or found[-1], config.device)
     net.precision = config.precision
-    data = net.checkpoint["data"] if config.data == "auto" else config.data
-    print(f"{checkpoint or found[-1]}: {net.n_parameters:,} parameters, trained on {net.checkpoint['data']}")
-    *_, test, data = load_data(dataclasses.replace(config, data=data))
+    print(f"{checkpoint or found[-1]}: {net.n_parameters:,} parameters, trained on {net.config.data}")
+    if config.data == "auto":
+        config = dataclasses.replace(config, data=net.config.data)
+    *_, test, data = load_data(config)
     evaluate(net, test.to(config.device), data, config.data_dir)
     return 0
 
@@ -997,10 +989,9 @@ def main(arguments=None):
     try:
         return options.pop("command")(**options)
     except UserError as error:
-        message = error
+        print(f"koch.py: {error}", file=sys.stderr)
     except OSError as error:  # a full disk, a folder that may not be written
-        message = f"{error.filename or 'a file'} cannot be read or written ({reason(error)}); see to it and start again"
-    print(f"koch.py: {message}", file=sys.stderr)
+        print(f"koch.py: {error.filename or 'a file'} cannot be read or written ({reason(error)})", file=sys.stderr)
     return 2
 
 

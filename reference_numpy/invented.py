@@ -1,18 +1,16 @@
 """Invent alphabets: strokes that look like Omniglot's at a glance, for a machine without data and network.
 
-A style says how an alphabet's strokes are: the anchor points that they share, straight or curved, how many to a character.
-A character is a few strokes, some of which start or end on another one. A hand is what a drawer does alike in all their
-drawings: slant, size, proportion, roundness, shakiness, pen. A drawing is a character by a hand, with noise of its own.
-
-Characters are designed in a square of side 1 around 0 and drawn on 105x105 pixels. NumPy alone; 50 alphabets take about ten
-seconds.
+A style says how an alphabet's strokes are: the anchor points that they share, straight or curved, how many to a
+character. A character is a few strokes, some of which start or end on another one. A hand is what a drawer does alike in
+all their drawings: slant, size, proportion, roundness, shakiness, pen. A drawing is a character by a hand, with noise of
+its own. Characters are designed in a square of side 1 around 0 and drawn on 105x105 pixels, by NumPy alone.
 """
 
 import numpy as np
 
 N_DRAWERS = 20
 N_INVENTED, BODY, N_POINTS = 50, 60, 100  # alphabets; pixels of a usual character; points along a stroke
-HAND, DRAWING, STROKE = 0.08, 0.04, 0.09  # how much a drawer's shapes differ, a drawing's and a stroke's (standard deviations)
+HAND, DRAWING, STROKE = 0.08, 0.04, 0.09  # standard deviations: how a drawer's shapes differ, a drawing's, a stroke's
 KNOT, SHIFT, ENDS = 0.09, 0.04, 0.12  # how far a knot is missed, a stroke slips, and its ends run over or fall short
 NIB = np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3) if abs(x * y) < 4])  # (21, 2) pixels: a round pen
 
@@ -41,7 +39,10 @@ def invent_style(rng):
 
 
 def invent_stroke(rng, style, strokes):
-    """Invent a stroke that may start or end on earlier ones: knots (2..9, 2) and their roundness, 0 a polyline, 1 a curve."""
+    """Invent a stroke that may start or end on earlier ones.
+
+    Returns its knots (2..9, 2) and its roundness, 0 for the polyline through them, 1 for the curve.
+    """
     kind = rng.choice(["line", "bent", "curve", "arc", "wave", "loop", "dot"], p=style["kinds"])
     points = rng.permutation(style["anchors"])[:4]
     for end in (0, 1):
@@ -57,7 +58,8 @@ def invent_stroke(rng, style, strokes):
         return np.stack([start, start + np.where(upright & (abs(chord) < abs(chord).max()), 0, chord)]), style["round"]
     if kind == "wave":
         t = np.arange(rng.integers(4, 7))[:, None]
-        return start + t / (len(t) - 1) * chord + t % 2 * across * rng.uniform(0.2, 0.5), rng.choice([style["round"], 1.0])
+        zigzag = t % 2 * across * rng.uniform(0.2, 0.5)
+        return start + t / (len(t) - 1) * chord + zigzag, rng.choice([style["round"], 1.0])
     if kind == "arc":
         t = np.linspace(0, 1, 5)[:, None]
         return start + t * chord + np.sin(np.pi * t) * across * rng.uniform(0.3, 0.8), 1.0
@@ -85,7 +87,7 @@ def invent_character(rng, style, earlier):
 
 
 def invent_hands(rng):
-    """Invent 20 drawers, by what they do alike in all their drawings: slant, size, bend, roundness, shake, place and pen."""
+    """Invent 20 drawers, by what each does alike in all drawings: slant, size, bend, roundness, shake, place and pen."""
     n = N_DRAWERS
     return {
         "map": np.eye(2) * np.exp(rng.normal(0, HAND, (n, 1, 1))) + rng.normal(0, HAND, (n, 2, 2)),
@@ -130,7 +132,8 @@ def invent(seed):
     rng = np.random.default_rng(seed)
     images, alphabet, names = [], [], []
     while len(names) < N_INVENTED:
-        name = "".join(rng.choice(list(letters)) for letters in ["bdfghklmnprstvz", "aeiou"] * rng.integers(2, 4)).capitalize()
+        syllables = ["bdfghklmnprstvz", "aeiou"] * rng.integers(2, 4)
+        name = "".join(rng.choice(list(letters)) for letters in syllables).capitalize()
         if name in names:
             continue
         style, hands, characters = invent_style(rng), invent_hands(rng), []

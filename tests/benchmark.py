@@ -93,7 +93,8 @@ def main():
     parser.add_argument("--repeat", type=int, default=5, help="steps whose median is taken (default: 5)")
     options = parser.parse_args()
     print(f"torch {torch.__version__} on {koch.machine(options.device)['device']}")
-    print("size precision   ms/step  images/s   pairs/s" + "".join(f"{part:>11}" for part in PARTS) + "   GFLOP/s  of matrix rate")
+    parts = "".join(f"{part:>11}" for part in PARTS)
+    print(f"size precision   ms/step  images/s   pairs/s{parts}   GFLOP/s  of matrix rate")
     for size in koch.SIZES:
         for precision in ("float32", "bfloat16"):
             total, images, pairs, shares, rate, matrix = benchmark(size, precision, options.device, options.repeat)

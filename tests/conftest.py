@@ -62,12 +62,14 @@ def drawings():
 
 
 @pytest.fixture(scope="session")
-def data_dir():
-    """The folder of the real data, or skip."""
-    folder = os.environ.get("KOCH_DATA", "")
-    if not all((Path(folder) / name).is_file() for name in koch.FILES):
+def data_dir(tmp_path_factory):
+    """A folder with links to the real data, so that no cache is written beside them; or skip."""
+    there, folder = Path(os.environ.get("KOCH_DATA", "")).resolve(), tmp_path_factory.mktemp("data")
+    if not all((there / name).is_file() for name in koch.FILES):
         pytest.skip(WITHOUT_DATA)
-    return str(Path(folder).resolve())
+    for name in koch.FILES:
+        (folder / name).symlink_to(there / name)
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def workplace(tmp_path_factory):
 
 @pytest.fixture
 def inside(workplace, monkeypatch):
-    """The test runs inside the workplace, in this process and with few test trials, so that a training takes seconds."""
+    """The test runs inside the workplace, in this process and with few test trials: a training takes seconds."""
     monkeypatch.chdir(workplace)
     monkeypatch.delenv("KOCH_DATA", raising=False)
     monkeypatch.setattr(koch.urllib.request, "urlopen", refuse)
@@ -63,9 +63,11 @@ def results_of(name):
 
 def test_a_training_leaves_two_checkpoints_results_log_and_pictures(workplace):
     run = workplace / "runs" / "tiny"
-    assert {p.name for p in run.iterdir()} == {"best.pt", "last.pt", "results.json", "log.csv", "curves.png", "trials.png"}
+    wanted = {"best.pt", "last.pt", "results.json", "log.csv", "curves.png", "trials.png"}
+    assert {path.name for path in run.iterdir()} == wanted
     results = json.loads((run / "results.json").read_text())
-    assert results["data"] == "invented" and results["config"]["seed"] == 0 and results["torch"] == torch.__version__
+    assert (results["config"]["data"], results["config"]["seed"]) == ("invented", 0)
+    assert results["torch"] == torch.__version__
     assert results["within"]["n"] == results["across"]["n"] == koch.N_FRESH and results["seconds"] > 0
     assert len((run / "log.csv").read_text().splitlines()) == 7  # the names and six steps
     assert {p.name for p in workplace.iterdir()} >= {"data", "runs"}
@@ -106,15 +108,16 @@ def test_a_stopped_training_goes_on_to_the_very_same_end(inside, number, at, mon
     assert torch.load(f"runs/{name}/last.pt", weights_only=True)["step"] == at
     assert koch.main(["train", "--resume", f"runs/{name}"]) == 0
     assert same_weights("whole", name)
-    assert all(results_of("whole")[key] == results_of(name)[key] for key in ("within", "across", "validation", "best_step"))
+    whole, resumed = results_of("whole"), results_of(name)
+    assert all(whole[key] == resumed[key] for key in ("within", "across", "validation", "best_step"))
     assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)  # as before the training
 
 
 def test_ctrl_c_ends_a_real_training_with_one_line_and_a_checkpoint(workplace):
     log = workplace / "log.txt"
     with open(log, "w") as file:
-        arguments = command("train", *TINY, "--steps", "100000", "--validations", "50000", "--name", "real", folder=workplace)
-        process = subprocess.Popen(**arguments, stdout=file, stderr=file)
+        options = [*TINY, "--steps", "100000", "--validations", "50000", "--name", "real"]
+        process = subprocess.Popen(**command("train", *options, folder=workplace), stdout=file, stderr=file)
         deadline = time.monotonic() + 120
         while not (workplace / "runs" / "real" / "last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

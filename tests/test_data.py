@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_does_without_a_cache(small, monkeypatch
     [
         (lambda data: b"GIF?" + data, "0002_06.png is damaged"),
         (lambda data: data[:60], "0002_06.png is damaged"),
-        (lambda data: png(np.zeros((28, 30), np.uint8)), "0002_06.png has 30x28 pixels, not 105x105"),
+        (lambda data: png(np.zeros((28, 30), np.uint8)), r"0002_06.png is damaged \(it has 30x28 pixels, not 105x105\)"),
     ],
 )
 def test_a_damaged_drawing_is_named_in_one_line(small, damage, said):
@@ -185,7 +185,7 @@ def no_network(monkeypatch):
     monkeypatch.delenv("KOCH_DATA", raising=False)
 
 
-def test_without_data_and_network_alphabets_are_invented_and_three_lines_say_so(tmp_path, no_network, monkeypatch, capsys):
+def test_without_data_and_network_three_lines_say_that_alphabets_are_invented(no_network, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(koch, "invent_alphabets", lambda seed: random_drawings([14] * 50, 20, 15))
     *splits, data = koch.load_data(koch.Config())
