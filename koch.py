@@ -92,7 +92,7 @@ class Config:
     characters: int = 10  # deviates: characters of each alphabet in a minibatch
     drawings: int = 3  # deviates: drawings of each character in a minibatch
     learning_rate: float = 0.02  # deviates: Muon's, of weights, at its highest; §3.2 has layer-wise eta_j and mu_j
-    adam_learning_rate: float = 2e-3  # deviates: AdamW's, of biases, batch normalisation and join, at its highest
+    adam_learning_rate: float = 0.0  # deviates: AdamW's, of all else, at its highest; 0: 3e-4 at size 105, 2e-3 at 35
     weight_decay: float = 0.01  # deviates: Muon's: weights shrink by it, times the learning rate; §3.2 has lambda_j
     warmup: int = 200  # ours: steps to the highest learning rates, which then fall to 0 along a cosine
     distortion: float = 1.0  # §3.2: the affine distortions' ranges, times this
@@ -749,7 +749,7 @@ def machine(device):
 
 
 def settle(config):
-    """Check a configuration and replace each "auto" by what it stands for here. Raises UserError."""
+    """Check a configuration and replace each "auto" and 0 by what it stands for here. Raises UserError."""
     for name, allowed in CHOICES.items():
         if getattr(config, name) not in allowed:
             raise UserError(f"--{name} is one of {', '.join(map(str, allowed))}, not {getattr(config, name)}")
@@ -766,7 +766,8 @@ def settle(config):
     fast = device == "cuda" or any(getattr(torch.cpu, name, bool)() for name in units)
     precision = config.precision.replace("auto", "bfloat16" if fast else "float32")
     size = config.size or (105 if device == "cuda" else 35)
-    return dataclasses.replace(config, device=device, precision=precision, size=size)
+    rate = config.adam_learning_rate or (3e-4 if size == 105 else 2e-3)
+    return dataclasses.replace(config, device=device, precision=precision, size=size, adam_learning_rate=rate)
 
 
 @contextlib.contextmanager

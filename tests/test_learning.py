@@ -9,7 +9,7 @@ from conftest import random_drawings, rng
 
 import koch
 
-CONFIG = koch.Config(alphabets=3, characters=5, drawings=3)
+CONFIG = koch.settle(koch.Config(size=35, device="cpu", alphabets=3, characters=5, drawings=3))
 
 
 def blobs(n=64, side=105):
@@ -185,6 +185,7 @@ def test_muon_goes_down_a_bowl():
 def test_a_few_steps_learn_a_few_drawings_by_heart(size):
     torch.manual_seed(0)
     config = koch.Config(alphabets=1, characters=4, drawings=2, steps=12, warmup=2, turns=False, distortion=0.0)
+    config = koch.settle(dataclasses.replace(config, size=size, device="cpu"))
     net, drawings, generator = koch.SiameseNet(size), random_drawings((4,), 2), rng()
     optimizers = koch.make_optimizers(net, config)
     losses = [koch.training_step(net, optimizers, drawings, step, config, generator).item() for step in range(12)]
