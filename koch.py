@@ -66,8 +66,6 @@ N_VALIDATION = 320  # §3.2: one-shot trials that choose the best checkpoint
 N_FRESH = 2000  # ours: trials from the test alphabets beside Lake's, within an alphabet and across
 TRIALS_SEED = 2015  # ours: every run takes the same trials
 RUNS = Path("runs")
-
-
 CHOICES = {
     "recipe": ("fast",), "data": ("auto", "omniglot", "invented"), "device": ("auto", "cpu", "cuda"),
     "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16"),
@@ -303,7 +301,7 @@ def orthogonal(matrix):
 def make_optimizers(net, config):
     """Return Muon for the weights of the twin's layers and AdamW for biases, batch normalisation and the join.
 
-    The paper's fully connected weights go to AdamW too: making 4096 singular values equal costs six times the step itself.
+    The paper's fully connected weights go to AdamW too: 4096 singular values would cost three times the step itself.
     """
     muon = [p for p in net.twin.parameters() if p.ndim > 1 and len(p) <= 1024]
     adam = [p for p in net.parameters() if not any(p is other for other in muon)]
@@ -919,8 +917,8 @@ def load_checkpoint(path, device="cpu"):
 
 def reason(error):
     """Say an error in one line."""
-    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return (str(text) or type(error).__name__).splitlines()[0]
+    error = getattr(error, "reason", None) or error  # what a URLError wraps
+    return (str(getattr(error, "strerror", None) or error) or type(error).__name__).splitlines()[0]
 
 
 # The command line -----------------------------------------------------------------------------------------------------

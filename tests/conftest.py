@@ -12,6 +12,11 @@ sys.path.insert(0, str(ROOT))
 
 import koch  # noqa: E402
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    config.option.reportchars += "s"  # say why a test is skipped
+
+
 WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip files"
 
 
