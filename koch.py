@@ -1,6 +1,8 @@
 """koch.py: Siamese Neural Networks for One-shot Image Recognition (Koch, Zemel, Salakhutdinov 2015).
 
-@@HEADLINE@@
+Lake's 400 one-shot trials, 20-way, within an alphabet, on two CPU cores, means of three seeds:
+96.7 % right after 4:32..4:52 minutes (the default), 97.8 % after 12:24..14:17 (--steps 6000).
+The paper has 92.0, people 95.5, pixel 1-NN 21.75, chance 5.0.
 
     python koch.py train        train the twin net, then take Lake's 400 one-shot trials
     python koch.py oneshot      take the trials again with the newest checkpoint
@@ -56,12 +58,12 @@ FILES = {  # file in the data folder: (address, sha256 of the official file)
 N_CHARACTERS, N_DRAWERS = {"background": 964, "evaluation": 659}, 20  # §4.1
 # §4.1 does not say which alphabets are which. The test set is the ten of Lake's runs, two runs each in this order; the
 # validation set is the other ten of images_evaluation.
-TEST_ALPHABETS = tuple(
-    "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan".split()
-)
-VALIDATION_ALPHABETS = tuple(
-    "Angelic Atemayar_Qelisayer Aurek-Besh Avesta Keble Mongolian Oriya Sylheti Syriac_(Serto) ULOG".split()
-)
+TEST_ALPHABETS = (
+    "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan"
+).split()
+VALIDATION_ALPHABETS = (
+    "Angelic Atemayar_Qelisayer Aurek-Besh Avesta Keble Mongolian Oriya Sylheti Syriac_(Serto) ULOG"
+).split()
 N_VALIDATION = 320  # §3.2: one-shot trials that choose the best checkpoint
 N_FRESH = 2000  # ours: trials from the test alphabets beside Lake's, within an alphabet and across
 TRIALS_SEED = 2015  # ours: every run takes the same trials
@@ -175,7 +177,7 @@ class SiameseNet(nn.Module):
         return h.to(images.dtype)
 
     def logit(self, h1, h2):
-        """Return the log-odds that h1 and h2 come from one character: (N, D), (N, D) -> (N,). Leading axes broadcast."""
+        """Return the log-odds that h1 and h2 are of one character: (N, D), (N, D) -> (N,); leading axes broadcast."""
         return self.join((h1 - h2).abs()).squeeze(-1)
 
 
@@ -197,8 +199,8 @@ def distort(images, rng, strength=1.0):
     images: (N, 1, H, W) float in [0, 1], 1 = ink
     rng: torch.Generator on images' device
     strength: factor on every range
-    Returns images of the same shape. T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y): theta in [-10, 10] degrees, shear rho
-    in [-0.3, 0.3], scale s in [0.8, 1.2], shift t in [-2, 2] pixels of 105; each present with probability 0.5.
+    Returns images of the same shape. T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y): theta in [-10, 10] degrees, shear
+    rho in [-0.3, 0.3], scale s in [0.8, 1.2], shift t in [-2, 2] pixels of 105; each present with probability 0.5.
     """
     n, device = len(images), images.device
     ranges = torch.tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105], device=device)
@@ -219,7 +221,7 @@ def draw_batch(drawings, config, rng):
 
     drawings: Drawings, on the device as uint8; rng: torch.Generator on the same device
     config: A, K, M are its alphabets, characters and drawings
-    Returns images (A, K * M, H, W) uint8 and their characters (A, K * M) int64. Raises UserError when there are too few.
+    Returns images (A, K * M, H, W) uint8 and their characters (A, K * M) int64. Raises UserError if there are too few.
     """
     a, k, m, device = config.alphabets, config.characters, config.drawings, drawings.images.device
     n_characters, n_drawers = drawings.images.shape[:2]
@@ -288,7 +290,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix):
     """Return a matrix with the same singular vectors and singular values nearer to each other, by Newton and Schulz.
 
-    Three iterations bring those above a fiftieth of the norm to 0.7..1.2; the usual five were slower and no better here.
+    Three iterations bring those above a fiftieth of the norm to 0.7..1.2; the usual five were slower and no better.
     """
     x = matrix / (matrix.norm() + 1e-7)
     for _ in range(3):
@@ -312,7 +314,7 @@ def make_optimizers(net, config):
 
 
 def schedule(step, config):
-    """Return the learning rates' factor at a step (0, 1, ...): up in a line, down along a cosine. §3.2: -1 % an epoch."""
+    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine; §3.2: -1 % an epoch."""
     return min(1, (step + 1) / max(1, config.warmup)) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
@@ -459,7 +461,7 @@ def cached(path, source, make):
 
 
 def invent_alphabets(seed):
-    """Invent 50 alphabets of 14..40 characters, drawn by 20 drawers each, in Omniglot's layout and with strokes like its.
+    """Invent 50 alphabets of 14..40 characters, each by 20 drawers, in Omniglot's layout and with strokes like its own.
 
     Returns Drawings of (characters, 20, 105, 105), the same for the same seed. How: reference_numpy/invented.py.
     """
@@ -545,7 +547,7 @@ def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
     rng: torch.Generator on the CPU
     within_alphabet: take a trial's characters from one alphabet, the alphabets in turn, those with fewer than n_way
         characters left out; else from all alphabets
-    Returns Trials, the right answer at a random position. Raises UserError when there are too few characters or drawers.
+    Returns Trials, the right answer at a random position. Raises UserError if there are too few characters or drawers.
     """
     n_drawers, alphabet = drawings.images.shape[1], drawings.alphabet.cpu()
     groups = alphabet if within_alphabet else torch.zeros_like(alphabet)
@@ -627,7 +629,7 @@ def take_trials(model, trials):
     return {
         "n": n, "right": right, "accuracy": right / n, "interval": wilson_interval(right, n),
         "chance": 1 / trials.support.shape[1], "pixels": one_shot_accuracy(PixelNearestNeighbour(), trials),
-        "alphabets": {name: [hits.count(name), trials.alphabets.count(name)] for name in dict.fromkeys(trials.alphabets)},
+        "alphabets": {a: [hits.count(a), trials.alphabets.count(a)] for a in dict.fromkeys(trials.alphabets)},
     }  # fmt: skip
 
 
@@ -791,7 +793,7 @@ def train(config, resume=None):
 
     config: Config
     resume: folder of a stopped run, to go on with as if it had not been stopped (config is then the run's own)
-    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt, log.csv, curves.png and trials.png; or the
+    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt, log.csv, curves.png, trials.png; or the
     number of the signal that stopped it: last.pt then holds all that going on needs. Raises UserError.
     """
     state = load_state(Path(resume) / "last.pt", "optimizers", "rng", "run") if resume else None
