@@ -1,0 +1,309 @@
+"""The layers of the twin net, forwards and backwards (§3.1, §3.2), as pure functions.
+
+    name_forward(inputs ...)    -> out, cache       cache: what the backward pass needs, and nobody else looks into
+    name_backward(dout, cache)  -> the loss's gradients by the inputs, in their order
+
+N images, C channels, H x W pixels, F filters, KH x KW taps, D features, in the order NCHW; dout has out's shape. All
+arrays of a call have one dtype, float32 or float64, and so has what comes back. Nothing is changed in place, and nothing
+is kept from call to call: the two twins share their weights, so that every layer runs twice before it runs backwards, and
+a layer that remembered its last input would give the first twin a wrong gradient.
+Wrong shapes and dtypes raise a ValueError that names them.
+"""
+
+import numpy as np
+from numba import prange
+
+from .convolution import RUNGS
+from .jit import kernel
+
+
+def check(fits, *arrays):
+    """Raise a ValueError with the arrays' shapes and dtypes unless fits, and all share one float dtype."""
+    arrays = [array for array in arrays if array is not None]
+    dtypes = {array.dtype for array in arrays}
+    if not fits or len(dtypes) > 1 or not dtypes <= {np.dtype("float32"), np.dtype("float64")}:
+        found = " and ".join(f"{array.shape} {array.dtype}" for array in arrays)
+        raise ValueError(f"{found} do not fit together" if fits is not None else found)
+
+
+# Convolution and pooling (§3.1) ----------------------------------------------------------------------------------------
+
+
+def conv2d_forward(x, w, b=None, rung="blocked"):
+    """Slide filters over images, stride 1, no padding.
+
+    x: (N, C, H, W); w: (F, C, KH, KW), KH <= H and KW <= W; b: (F,) or None
+    rung: which of the implementations in convolution.py computes
+    Returns out (N, F, H - KH + 1, W - KW + 1) and the cache.
+    """
+    fits = x.ndim == w.ndim == 4 and x.shape[1] == w.shape[1] and x.shape[2] >= w.shape[2] and x.shape[3] >= w.shape[3]
+    check(fits and (b is None or b.shape == w.shape[:1]) and x.size and w.size, x, w, b)
+    x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
+    out = RUNGS[rung][0](x, w)
+    if b is not None:
+        out += b[:, None, None]
+    return out, (x, w, b is not None, rung)
+
+
+def conv2d_backward(dout, cache):
+    """Return dx, dw and db (None if there was no b)."""
+    x, w, has_bias, rung = cache
+    (N, C, H, W), (F, _, KH, KW) = x.shape, w.shape
+    check(dout.shape == (N, F, H - KH + 1, W - KW + 1), dout, x, w)
+    dout = np.ascontiguousarray(dout)
+    _, dx, dw = RUNGS[rung]
+    return dx(dout, w), dw(dout, x), dout.sum((0, 2, 3)) if has_bias else None
+
+
+def pad_forward(x, margin=1):
+    """Put a margin of zeros around images: (N, C, H, W) -> (N, C, H + 2 * margin, W + 2 * margin)."""
+    check(x.ndim == 4, x)
+    return np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin))), margin
+
+
+def pad_backward(dout, margin):
+    """Return dx: dout without the margin."""
+    H, W = dout.shape[2:]
+    return dout[:, :, margin : H - margin, margin : W - margin].copy()
+
+
+def maxpool2x2_forward(x):
+    """Keep the largest of each 2x2 pixels: (N, C, H, W) -> (N, C, H // 2, W // 2); an odd last row or column is lost."""
+    check(x.ndim == 4 and x.shape[2] >= 2 and x.shape[3] >= 2, x)
+    out, first = largest(np.ascontiguousarray(x))
+    return out, (x.shape, first)
+
+
+def maxpool2x2_backward(dout, cache):
+    """Return dx: dout goes to the first maximum of its 2x2 pixels in row-major order, as torch does.
+
+    Ties are everywhere in binary drawings: to all maxima, or to the last, would be another net.
+    """
+    shape, first = cache
+    check(dout.shape == first.shape, dout, first.astype(dout.dtype))
+    return to_largest(np.ascontiguousarray(dout), first, shape)
+
+
+@kernel(parallel=True)
+def largest(x):
+    """Return the largest of each 2x2 pixels, and which it was: 0, 1 in the upper row, 2, 3 in the lower."""
+    (N, C, H, W) = x.shape
+    out, first = np.empty((N, C, H // 2, W // 2), x.dtype), np.empty((N, C, H // 2, W // 2), np.uint8)
+    for plane in prange(N * C):
+        n, c = plane // C, plane % C
+        for y in range(H // 2):
+            for z in range(W // 2):
+                best, where = x[n, c, 2 * y, 2 * z], 0
+                for k in range(1, 4):
+                    value = x[n, c, 2 * y + k // 2, 2 * z + k % 2]
+                    if value > best or value != value:  # a NaN is not lost
+                        best, where = value, k
+                out[n, c, y, z], first[n, c, y, z] = best, where
+    return out, first
+
+
+@kernel(parallel=True)
+def to_largest(dout, first, shape):
+    """Return zeros with dout at the pixels that were the largest."""
+    dx = np.zeros(shape, dout.dtype)
+    for plane in prange(shape[0] * shape[1]):
+        n, c = plane // shape[1], plane % shape[1]
+        for y in range(dout.shape[2]):
+            for z in range(dout.shape[3]):
+                k = first[n, c, y, z]
+                dx[n, c, 2 * y + k // 2, 2 * z + k % 2] = dout[n, c, y, z]
+    return dx
+
+
+# Elementwise and fully connected layers (§3.1) -------------------------------------------------------------------------
+
+
+def relu_forward(x):
+    """Return max(x, 0), of any shape."""
+    check(True, x)
+    return np.maximum(x, 0), x > 0
+
+
+def relu_backward(dout, positive):
+    """Return dx: dout where x was positive; the slope at 0 is taken as 0, as torch does."""
+    check(dout.shape == positive.shape, dout, positive.astype(dout.dtype))
+    return dout * positive
+
+
+def sigmoid_forward(x):
+    """Return 1 / (1 + e^-x), of any shape, without overflow."""
+    check(True, x)
+    e = np.exp(-np.abs(x))  # in 0..1
+    out = np.where(x >= 0, 1 / (1 + e), e / (1 + e))
+    return out, out.copy()
+
+
+def sigmoid_backward(dout, out):
+    """Return dx: dout * out * (1 - out)."""
+    check(dout.shape == out.shape, dout, out)
+    return dout * out * (1 - out)
+
+
+def linear_forward(x, w, b):
+    """Return x @ w.T + b: (N, D), (M, D), (M,) -> (N, M)."""
+    check(x.ndim == w.ndim == 2 and x.shape[1] == w.shape[1] and b.shape == w.shape[:1], x, w, b)
+    return x @ w.T + b, (x, w)
+
+
+def linear_backward(dout, cache):
+    """Return dx, dw, db."""
+    x, w = cache
+    check(dout.shape == (len(x), len(w)), dout, x, w)
+    return dout @ w, dout.T @ x, dout.sum(0)
+
+
+def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True, momentum=0.1, epsilon=1e-5):
+    """Give each channel mean 0 and variance 1, then scale and shift it.
+
+    x: (N, C, H, W) or (N, C); scale, shift, running_mean, running_var: (C,)
+    training: take mean and variance from x (more than one value a channel), else the running ones
+    Returns out of x's shape and the cache; batchnorm_running(cache) has the new running statistics.
+    """
+    per_channel = (scale, shift, running_mean, running_var)
+    check(x.ndim in (2, 4) and all(array.shape == x.shape[1:2] for array in per_channel), x, *per_channel)
+    n = x.size // x.shape[1]
+    if training and n < 2:
+        raise ValueError(f"{x.shape} has one value a channel; batch normalisation in training needs two or more")
+    axes, form = ((0, 2, 3), (1, -1, 1, 1)) if x.ndim == 4 else ((0,), (1, -1))
+    mean, var = (x.mean(axes), x.var(axes)) if training else (running_mean, running_var)
+    inverse = 1 / np.sqrt(var + np.asarray(epsilon, x.dtype))  # (C,)
+    normal = (x - mean.reshape(form)) * inverse.reshape(form)
+    if training:  # as in torch: the variance that runs along is the unbiased one, that of the batch is not
+        running_mean = (1 - momentum) * running_mean + momentum * mean
+        running_var = (1 - momentum) * running_var + momentum * var * (n / (n - 1))
+    out = scale.reshape(form) * normal + shift.reshape(form)
+    return out, (normal, scale, inverse, training, running_mean.astype(x.dtype), running_var.astype(x.dtype))
+
+
+def batchnorm_running(cache):
+    """Return the running mean and variance (C,) that a forward pass leaves; without training those that it was given."""
+    return cache[-2], cache[-1]
+
+
+def batchnorm_backward(dout, cache):
+    """Return dx, dscale, dshift. In training the batch's mean and variance depend on every x, and dx has their share."""
+    normal, scale, inverse, training, *_ = cache
+    check(dout.shape == normal.shape, dout, normal)
+    axes, form = ((0, 2, 3), (1, -1, 1, 1)) if dout.ndim == 4 else ((0,), (1, -1))
+    dshift, dscale = dout.sum(axes), (dout * normal).sum(axes)
+    slope = (scale * inverse).reshape(form)
+    if not training:
+        return dout * slope, dscale, dshift
+    n = dout.size // len(scale)
+    return slope * (dout - dshift.reshape(form) / n - normal * (dscale.reshape(form) / n)), dscale, dshift
+
+
+# The join and the losses (§3.1, §3.2) ----------------------------------------------------------------------------------
+
+
+def l1_join_forward(h1, h2, alpha, bias):
+    """Return the logit that two images are of one character: sum_j alpha_j |h1_j - h2_j| + bias (§3.1).
+
+    h1, h2: (..., D), leading axes broadcast; alpha: (1, D); bias: (1,)
+    Returns logits (...,) and the cache. p = sigmoid(logit).
+    """
+    check(alpha.shape == (1, h1.shape[-1]) and h2.shape[-1] == h1.shape[-1] and bias.shape == (1,), h1, h2, alpha, bias)
+    difference = h1 - h2
+    return np.abs(difference) @ alpha[0] + bias[0], (difference, alpha, h1.shape, h2.shape)
+
+
+def l1_join_backward(dout, cache):
+    """Return dh1, dh2, dalpha, dbias. The slope of |.| at 0 is taken as 0, as torch does."""
+    difference, alpha, shape1, shape2 = cache
+    check(dout.shape == difference.shape[:-1], dout, difference)
+    flat = dout.reshape(-1)
+    dalpha = flat @ np.abs(difference).reshape(len(flat), -1)
+    dh = np.sign(difference) * alpha[0] * dout[..., None]
+    return unbroadcast(dh, shape1), unbroadcast(-dh, shape2), dalpha[None], dout.sum(keepdims=True).reshape(1)
+
+
+def unbroadcast(gradient, shape):
+    """Sum a gradient over the axes along which its array of this shape was repeated."""
+    gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
+    repeated = tuple(i for i, n in enumerate(shape) if n == 1 < gradient.shape[i])
+    return gradient.sum(repeated, keepdims=True)
+
+
+def bce_with_logits_forward(logits, same):
+    """Return the mean cross-entropy of single pairs, in nats (§3.2).
+
+    logits: (N,); same: (N,) 1 or True for a pair of one character, 0 or False else
+    From logits, because a float32 sigmoid is exactly 1 from 16.7 on, and its logarithm's slope is lost.
+    """
+    same = np.asarray(same).astype(logits.dtype)
+    check(logits.shape == same.shape and logits.size, logits, same)
+    losses = np.maximum(logits, 0) - logits * same + np.log1p(np.exp(-np.abs(logits)))
+    return losses.mean(), (sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size)
+
+
+def bce_with_logits_backward(dout, slope):
+    """Return dlogits; dout is a number."""
+    return np.asarray(dout, slope.dtype) * slope
+
+
+def softmax_cross_entropy_forward(logits, same):
+    """Return the mean cross-entropy of each same pair against all different pairs of its first drawing, in nats.
+
+    The loss of koch.py's default recipe: -log(e^logit / (e^logit + sum of e^different)).
+    logits: (A, n, n) of every ordered pair of A alphabets' n drawings; same: (A, n, n), 1 or True for one character
+    A drawing with itself counts neither way. Raises ValueError without a same pair of two drawings.
+    """
+    same = np.asarray(same, bool)
+    check(logits.ndim == 3 and logits.shape == same.shape, logits, same.astype(logits.dtype))
+    counted = same & ~np.eye(logits.shape[1], dtype=bool)  # (A, n, n)
+    n_pairs = logits.dtype.type(counted.sum())
+    if not n_pairs:
+        raise ValueError(f"no same pair of two drawings in {same.shape}")
+    masked = np.where(same, -np.inf, logits)
+    largest = np.maximum(masked.max(2, keepdims=True), np.finfo(logits.dtype).min)  # -inf if all are the same
+    e = np.exp(masked - largest)  # (A, n, n), in 0..1
+    total = e.sum(2, keepdims=True)
+    with np.errstate(divide="ignore"):
+        different = largest + np.log(total)  # (A, n, 1): log of the sum over the different pairs
+    margin = different - logits
+    losses = np.maximum(margin, 0) + np.log1p(np.exp(-np.abs(margin)))  # log(1 + e^margin)
+    wrong = np.where(counted, sigmoid_forward(margin)[0], 0) / n_pairs  # the loss's slope by margin
+    shares = e / np.where(total > 0, total, 1)  # of each different pair in the sum
+    return losses[counted].sum() / n_pairs, wrong.sum(2, keepdims=True) * shares - wrong
+
+
+def softmax_cross_entropy_backward(dout, slope):
+    """Return dlogits; dout is a number."""
+    return np.asarray(dout, slope.dtype) * slope
+
+
+def contrastive_loss_forward(h1, h2, same, margin=1.0):
+    """Pull same pairs together and push different ones apart until their distance is margin.
+
+    The mean over pairs of same d^2 / 2 + (1 - same) max(0, margin - d)^2 / 2, with d the Euclidean distance of the
+    features (Hadsell, Chopra, LeCun 2006). h1, h2: (N, D); same: (N,) 1 or 0, or bool
+    """
+    same = np.asarray(same).astype(h1.dtype)
+    check(h1.ndim == 2 and h1.shape == h2.shape and same.shape == h1.shape[:1] and h1.size, h1, h2, same)
+    difference = h1 - h2
+    distance = np.sqrt((difference * difference).sum(1))  # (N,)
+    short = np.maximum(0, h1.dtype.type(margin) - distance)
+    losses = (same * distance * distance + (1 - same) * short * short) / 2
+    slope = same - (1 - same) * short / np.where(distance > 0, distance, 1)  # by the difference; at distance 0 it is 0
+    return losses.mean(), difference * slope[:, None] / h1.dtype.type(len(h1))
+
+
+def contrastive_loss_backward(dout, slope):
+    """Return dh1, dh2; dout is a number."""
+    return np.asarray(dout, slope.dtype) * slope, -np.asarray(dout, slope.dtype) * slope
+
+
+def l2_penalty_forward(w, l2):
+    """Return l2 times the sum of the squared weights, lambda_j |w|^2 (§3.2); w: any shape, l2: a number >= 0."""
+    check(l2 >= 0, w)
+    return w.dtype.type(l2) * (w * w).sum(), 2 * w.dtype.type(l2) * w
+
+
+def l2_penalty_backward(dout, slope):
+    """Return dw = 2 lambda_j w, times dout, a number."""
+    return np.asarray(dout, slope.dtype) * slope
