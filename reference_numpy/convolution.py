@@ -17,6 +17,7 @@ import numpy as np
 from numba import prange
 
 from .jit import kernel
+from .products import add_dots, add_product, aligned, vectors
 
 # Rung 1: plain Python, as the formula stands ---------------------------------------------------------------------------
 
@@ -148,168 +149,152 @@ def dw_numba(dout, x):
 
 
 # Rung 4: blocks that stay in the cache, the one that the net uses ------------------------------------------------------
-# Copy the pixels that a tile of outputs needs into columns, one row for each tap, and the convolution is a product of two
-# matrices: out (F, pixels) = w (F, taps) @ columns (taps, pixels). The teaching code of many courses does it for a whole
-# minibatch at once (im2col); its columns are 49 times the images for a 7x7 filter, and the time goes into moving them.
-# Here a tile's columns are used up while they are in the cache, and then written over.
+# The outputs are a product of two matrices: w (F, taps) @ columns (taps, outputs), where a column holds the pixels under
+# the filter. The teaching code of many courses copies all columns of a minibatch (im2col), 49 times the images for a 7x7
+# filter, and its time goes into moving them. Here
+# - a tile of outputs is worked on at a time, and what it reads is used up while it is in the cache;
+# - only the shifts along a row are copied. Tap (c, i, j) of all the tile's outputs is the row (c, j) of a buffer that
+#   holds x[c, y, z + j] for the tile's rows and KH - 1 more, from its line i on: rows may overlap, as add_product's do.
 
-TILE = 384  # outputs in a tile, about
-TAPS = 128  # rows of columns at a time: 128 * 384 float32 are 192 KB, and the level-2 cache of a core holds 1 MB or so
-OWNED = 64  # rows of dw that one owner fills at a time
-
-
-@kernel
-def aligned(rows, columns, like):
-    """Return zeros (rows, columns) of like's dtype that begin at a cache line; unaligned ones cost a third of the rate."""
-    flat = np.zeros(rows * columns + 64 // like.itemsize, like.dtype)
-    skip = -flat.ctypes.data % 64 // like.itemsize
-    return flat[skip : skip + rows * columns].reshape(rows, columns)
-
-
-@kernel(fastmath={"contract"})  # a * b + c in one instruction: twice the rate
-def add_product(out, a, b):
-    """Add a (M, K) @ b (K, L) to out (M, L), four rows of out and four of b at a time.
-
-    The inner loop becomes vector instructions: 16 products for 8 loads and 4 stores, enough to keep the multipliers busy.
-    """
-    (M, K), L = a.shape, b.shape[1]
-    for m in range(0, M - 3, 4):
-        out0, out1, out2, out3 = out[m], out[m + 1], out[m + 2], out[m + 3]
-        for k in range(0, K - 3, 4):
-            b0, b1, b2, b3 = b[k], b[k + 1], b[k + 2], b[k + 3]
-            a00, a01, a02, a03 = a[m, k], a[m, k + 1], a[m, k + 2], a[m, k + 3]
-            a10, a11, a12, a13 = a[m + 1, k], a[m + 1, k + 1], a[m + 1, k + 2], a[m + 1, k + 3]
-            a20, a21, a22, a23 = a[m + 2, k], a[m + 2, k + 1], a[m + 2, k + 2], a[m + 2, k + 3]
-            a30, a31, a32, a33 = a[m + 3, k], a[m + 3, k + 1], a[m + 3, k + 2], a[m + 3, k + 3]
-            for p in range(L):
-                v0, v1, v2, v3 = b0[p], b1[p], b2[p], b3[p]
-                out0[p] += a00 * v0 + a01 * v1 + a02 * v2 + a03 * v3
-                out1[p] += a10 * v0 + a11 * v1 + a12 * v2 + a13 * v3
-                out2[p] += a20 * v0 + a21 * v1 + a22 * v2 + a23 * v3
-                out3[p] += a30 * v0 + a31 * v1 + a32 * v2 + a33 * v3
-        for k in range(K - K % 4, K):
-            for row in range(m, m + 4):
-                for p in range(L):
-                    out[row, p] += a[row, k] * b[k, p]
-    for row in range(M - M % 4, M):
-        for k in range(K):
-            for p in range(L):
-                out[row, p] += a[row, k] * b[k, p]
+TILE, DW_TILE = 384, 1024  # outputs in a tile, about
+SHIFTS, DW_TAPS = 32768, 64  # numbers in a buffer, 128 KB in float32 (a core's level-2 cache holds 1 MB); taps of an owner
 
 
 @kernel
-def tiling(N, OH, OW):
-    """Return how many images and rows a tile has: several whole images, or some rows of one; TILE outputs, about."""
-    images = max(1, min(N, TILE // (OH * OW)))
-    rows = OH if OH * OW <= TILE else max(1, TILE // OW)
+def tiling(N, OH, OW, outputs):
+    """Return how many images and rows a tile has: several whole images, or some rows of one; so many outputs, about."""
+    images = max(1, min(N, outputs // (OH * OW)))
+    rows = OH if OH * OW <= outputs else max(1, outputs // OW)
     return -(-N // -(-N // images)), -(-OH // -(-OH // rows))  # shared out evenly: no small tile at the end
 
 
 @kernel
-def to_columns(columns, x, tile, k0, k1, KH, KW):
-    """Fill rows 0 .. k1 - k0 of columns with the pixels under the taps k0 .. k1 of a tile's outputs.
+def gather(buffer, x, tile, c0, c1, KW):
+    """Copy x[n, c, y, j : j + OW] into row (c, j) of buffer, in the order (y, n), for channels c0 .. c1 and KW shifts.
 
-    tile: images n0 .. n1, output rows y0 .. y1 of OW outputs; a tap k counts (c, i, j) in row-major order
+    tile: images n0 .. n1, lines y0 .. y1, OW
     """
     n0, n1, y0, y1, OW = tile
-    for k in range(k0, k1):
-        c, i, j = k // (KH * KW), k // KW % KH, k % KW
-        row, p = columns[k - k0], 0
-        for n in range(n0, n1):
-            for y in range(y0, y1):
-                source, target = x[n, c, y + i, j : j + OW], row[p : p + OW]
+    for r in range((c1 - c0) * KW):
+        c, j, p = c0 + r // KW, r % KW, 0
+        for y in range(y0, y1):
+            for n in range(n0, n1):
+                source, target = x[n, c, y, j : j + OW], buffer[r, p : p + OW]
                 for z in range(OW):
                     target[z] = source[z]
                 p += OW
 
 
 @kernel
-def add_columns(x, columns, tile, k0, k1, KH, KW):
-    """Add columns to the pixels that to_columns took them from."""
+def scatter(x, buffer, tile, c0, c1, KW):
+    """Add a buffer to the pixels that gather copies into it."""
     n0, n1, y0, y1, OW = tile
-    for k in range(k0, k1):
-        c, i, j = k // (KH * KW), k // KW % KH, k % KW
-        row, p = columns[k - k0], 0
-        for n in range(n0, n1):
-            for y in range(y0, y1):
-                source, target = row[p : p + OW], x[n, c, y + i, j : j + OW]
+    for r in range((c1 - c0) * KW):
+        c, j, p = c0 + r // KW, r % KW, 0
+        for y in range(y0, y1):
+            for n in range(n0, n1):
+                source, target = buffer[r, p : p + OW], x[n, c, y, j : j + OW]
                 for z in range(OW):
                     target[z] += source[z]
                 p += OW
+
+
+@kernel
+def tap_rows(k0, k1, KH, KW, line, S):
+    """Return where the rows of taps k0 .. k1 begin in a buffer with rows of S numbers, and lines of so many.
+
+    A tap k counts (c, i, j) in row-major order; the buffer's first channel is that of tap k0.
+    """
+    rows = np.zeros(-(-(k1 - k0) // 4) * 4, np.int64)
+    for k in range(k0, k1):
+        c, i, j = k // (KH * KW) - k0 // (KH * KW), k // KW % KH, k % KW
+        rows[k - k0] = (c * KW + j) * S + i * line
+    return rows
 
 
 @kernel(parallel=True)
 def forward_blocked(x, w):
     """One owner for each tile of outputs."""
     (N, C, H, W), (F, _, KH, KW) = x.shape, w.shape
-    OH, OW, K = H - KH + 1, W - KW + 1, C * KH * KW
+    OH, OW, taps = H - KH + 1, W - KW + 1, KH * KW
     out = np.zeros((N, F, OH, OW), x.dtype)
-    images, rows = tiling(N, OH, OW)
+    images, rows = tiling(N, OH, OW, TILE)
     tiles = -(-OH // rows)  # of one image
     for item in prange(-(-N // images) * tiles):
         n0, y0 = item // tiles * images, item % tiles * rows
-        tile = (n0, min(N, n0 + images), y0, min(OH, y0 + rows), OW)
-        L = -(-(tile[1] - n0) * (tile[3] - y0) * OW // 16) * 16  # whole vectors; what is beyond the tile is not used
-        block, columns = aligned(F, L, x), aligned(min(K, TAPS), L, x)
-        for k0 in range(0, K, TAPS):
-            k1 = min(K, k0 + TAPS)
-            to_columns(columns, x, tile, k0, k1, KH, KW)
-            add_product(block, w.reshape(F, K)[:, k0:k1], columns)
-        add_columns(out, block, tile, 0, F, 1, 1)
+        n1, y1 = min(N, n0 + images), min(OH, y0 + rows)
+        line = (n1 - n0) * OW
+        L = vectors(line * (y1 - y0))
+        S = L + vectors(line * (KH - 1))
+        n_channels = min(C, max(4, SHIFTS // (S * KW) // 4 * 4))
+        block, buffer = aligned(F, L, x), aligned(n_channels * KW, S, x)
+        block[:] = 0
+        for c0 in range(0, C, n_channels):
+            c1 = min(C, c0 + n_channels)
+            gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
+            filters = w.reshape(F, C * taps)[:, c0 * taps : c1 * taps]
+            buffer_rows = tap_rows(c0 * taps, c1 * taps, KH, KW, line, S)[: (c1 - c0) * taps]
+            add_product(block.reshape(-1), np.arange(F) * L, filters, buffer.reshape(-1), buffer_rows, L)
+        scatter(out, block, (n0, n1, y0, y1, OW), 0, F, 1)
     return out
 
 
 @kernel(parallel=True)
 def dx_blocked(dout, w):
-    """One owner for each tile's images: the columns' gradient is w.T @ dout, and goes back where they came from."""
+    """One owner for each tile's images: the buffer's gradient is w.T @ dout, and goes back where x came from."""
     (N, F, OH, OW), (_, C, KH, KW) = dout.shape, w.shape
-    K = C * KH * KW
     dx = np.zeros((N, C, OH + KH - 1, OW + KW - 1), dout.dtype)
-    wT = np.ascontiguousarray(w.reshape(F, K).T)
-    images, rows = tiling(N, OH, OW)
+    wT = np.ascontiguousarray(w.transpose(2, 1, 3, 0)).reshape(KH, C * KW, F)  # taps (i, c, j): of one i none overlap
+    images, rows = tiling(N, OH, OW, TILE)
     for item in prange(-(-N // images)):
         n0, n1 = item * images, min(N, (item + 1) * images)
+        line = (n1 - n0) * OW
         for y0 in range(0, OH, rows):
-            tile = (n0, n1, y0, min(OH, y0 + rows), OW)
-            L = -(-(n1 - n0) * (tile[3] - y0) * OW // 16) * 16
-            block, columns = aligned(F, L, dout), aligned(min(K, TAPS), L, dout)
-            to_columns(block, dout, tile, 0, F, 1, 1)
-            for k0 in range(0, K, TAPS):
-                k1 = min(K, k0 + TAPS)
-                columns[:] = 0
-                add_product(columns, wT[k0:k1], block)
-                add_columns(dx, columns, tile, k0, k1, KH, KW)
+            y1 = min(OH, y0 + rows)
+            L = vectors(line * (y1 - y0))
+            S = L + vectors(line * (KH - 1))
+            n_channels = min(C, max(4, SHIFTS // (S * KW) // 4 * 4))
+            block, buffer = aligned(F, L, dout), aligned(n_channels * KW, S, dout)
+            block[:] = 0
+            gather(block, dout, (n0, n1, y0, y1, OW), 0, F, 1)
+            for c0 in range(0, C, n_channels):
+                c1 = min(C, c0 + n_channels)
+                buffer[:] = 0
+                for i in range(KH):
+                    filters, buffer_rows = wT[i, c0 * KW : c1 * KW], np.arange((c1 - c0) * KW) * S + i * line
+                    add_product(buffer.reshape(-1), buffer_rows, filters, block.reshape(-1), np.arange(F) * L, L)
+                scatter(dx, buffer, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
     return dx
 
 
 @kernel(parallel=True)
 def dw_blocked(dout, x):
-    """One owner for each few taps: dw.T (taps, F) is the sum over all tiles of columns @ dout.T (pixels, F)."""
+    """One owner for each few taps: dw (F, taps) is the sum over all tiles of dout (F, outputs) @ columns.T."""
     (N, F, OH, OW), (_, C, H, W) = dout.shape, x.shape
-    P, KH, KW = OH * OW, H - OH + 1, W - OW + 1
+    KH, KW = H - OH + 1, W - OW + 1
     K = C * KH * KW
-    doutT = aligned(N * P, -(-F // 16) * 16, dout)
-    for n in prange(N):
-        source, target = dout[n].reshape(F, P), doutT[n * P : (n + 1) * P]
-        for p0 in range(0, P, 16):
-            for f in range(F):
-                for p in range(p0, min(P, p0 + 16)):
-                    target[p, f] = source[f, p]
-    dwT = np.empty((K, F), dout.dtype)
-    images, rows = tiling(N, OH, OW)
-    owned = min(OWNED, -(-K // 32) * 4)  # eight owners or more, of a multiple of four taps each
+    dw = np.empty((F, K), dout.dtype)
+    images, rows = tiling(N, OH, OW, DW_TILE)
+    owned = min(DW_TAPS, -(-K // 32) * 4)  # eight owners or more, of a multiple of four taps each
     for item in prange(-(-K // owned)):
         k0, k1 = item * owned, min(K, (item + 1) * owned)
-        block, columns = aligned(k1 - k0, doutT.shape[1], x), aligned(k1 - k0, images * rows * OW, x)
+        c0, c1 = k0 // (KH * KW), (k1 - 1) // (KH * KW) + 1
+        block = np.zeros((-(-F // 4) * 4, -(-(k1 - k0) // 4) * 4), x.dtype)
         for n0 in range(0, N, images):
-            n1 = min(N, n0 + images)
             for y0 in range(0, OH, rows):
-                tile = (n0, n1, y0, min(OH, y0 + rows), OW)
-                p0, p1 = n0 * P + y0 * OW, (n1 - 1) * P + tile[3] * OW
-                to_columns(columns, x, tile, k0, k1, KH, KW)
-                add_product(block, columns[:, : p1 - p0], doutT[p0:p1])
-        dwT[k0:k1] = block[:, :F]
-    return np.ascontiguousarray(dwT.T).reshape(F, C, KH, KW)
+                n1, y1 = min(N, n0 + images), min(OH, y0 + rows)
+                line = (n1 - n0) * OW
+                L = vectors(line * (y1 - y0))
+                S = L + vectors(line * (KH - 1))
+                left, buffer = aligned(len(block), L, x), aligned((c1 - c0) * KW, S, x)
+                left[:, line * (y1 - y0) :] = 0  # what is beyond the tile counts nothing
+                left[F:] = 0
+                buffer[:, line * (y1 - y0 + KH - 1) :] = 0
+                gather(left, dout, (n0, n1, y0, y1, OW), 0, F, 1)
+                gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
+                add_dots(block, left, buffer.reshape(-1), tap_rows(k0, k1, KH, KW, line, S))
+        dw[:, k0:k1] = block[:F, : k1 - k0]
+    return dw.reshape(F, C, KH, KW)
 
 
 RUNGS = {  # name: (forward, dx, dw)

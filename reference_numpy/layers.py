@@ -15,15 +15,20 @@ from numba import prange
 
 from .convolution import RUNGS
 from .jit import kernel
+from .products import product
 
 
-def check(fits, *arrays):
-    """Raise a ValueError with the arrays' shapes and dtypes unless fits, and all share one float dtype."""
+def check(fits, *arrays, like=None):
+    """Raise a ValueError that names all shapes and dtypes unless fits, and unless arrays share one float dtype.
+
+    like: an array of any dtype that is named too
+    """
     arrays = [array for array in arrays if array is not None]
     dtypes = {array.dtype for array in arrays}
     if not fits or len(dtypes) > 1 or not dtypes <= {np.dtype("float32"), np.dtype("float64")}:
-        found = " and ".join(f"{array.shape} {array.dtype}" for array in arrays)
-        raise ValueError(f"{found} do not fit together" if fits is not None else found)
+        named = arrays if like is None else [*arrays, like]
+        found = " and ".join(f"{array.shape} {array.dtype}" for array in named)
+        raise ValueError(f"shapes or dtypes do not fit together: {found}")
 
 
 # Convolution and pooling (§3.1) ----------------------------------------------------------------------------------------
@@ -58,7 +63,10 @@ def conv2d_backward(dout, cache):
 def pad_forward(x, margin=1):
     """Put a margin of zeros around images: (N, C, H, W) -> (N, C, H + 2 * margin, W + 2 * margin)."""
     check(x.ndim == 4, x)
-    return np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin))), margin
+    N, C, H, W = x.shape
+    out = np.zeros((N, C, H + 2 * margin, W + 2 * margin), x.dtype)
+    out[:, :, margin : H + margin, margin : W + margin] = x
+    return out, margin
 
 
 def pad_backward(dout, margin):
@@ -80,7 +88,7 @@ def maxpool2x2_backward(dout, cache):
     Ties are everywhere in binary drawings: to all maxima, or to the last, would be another net.
     """
     shape, first = cache
-    check(dout.shape == first.shape, dout, first.astype(dout.dtype))
+    check(dout.shape == first.shape, dout, like=first)
     return to_largest(np.ascontiguousarray(dout), first, shape)
 
 
@@ -109,9 +117,9 @@ def to_largest(dout, first, shape):
     for plane in prange(shape[0] * shape[1]):
         n, c = plane // shape[1], plane % shape[1]
         for y in range(dout.shape[2]):
+            slopes, which, upper, lower = dout[n, c, y], first[n, c, y], dx[n, c, 2 * y], dx[n, c, 2 * y + 1]
             for z in range(dout.shape[3]):
-                k = first[n, c, y, z]
-                dx[n, c, 2 * y + k // 2, 2 * z + k % 2] = dout[n, c, y, z]
+                (upper if which[z] < 2 else lower)[2 * z + which[z] % 2] = slopes[z]
     return dx
 
 
@@ -126,7 +134,7 @@ def relu_forward(x):
 
 def relu_backward(dout, positive):
     """Return dx: dout where x was positive; the slope at 0 is taken as 0, as torch does."""
-    check(dout.shape == positive.shape, dout, positive.astype(dout.dtype))
+    check(dout.shape == positive.shape, dout, like=positive)
     return dout * positive
 
 
@@ -147,14 +155,14 @@ def sigmoid_backward(dout, out):
 def linear_forward(x, w, b):
     """Return x @ w.T + b: (N, D), (M, D), (M,) -> (N, M)."""
     check(x.ndim == w.ndim == 2 and x.shape[1] == w.shape[1] and b.shape == w.shape[:1], x, w, b)
-    return x @ w.T + b, (x, w)
+    return product(x, w.T) + b, (x, w)
 
 
 def linear_backward(dout, cache):
     """Return dx, dw, db."""
     x, w = cache
     check(dout.shape == (len(x), len(w)), dout, x, w)
-    return dout @ w, dout.T @ x, dout.sum(0)
+    return product(dout, w), product(dout.T, x), dout.sum(0)
 
 
 def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True, momentum=0.1, epsilon=1e-5):
@@ -166,18 +174,18 @@ def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True,
     """
     per_channel = (scale, shift, running_mean, running_var)
     check(x.ndim in (2, 4) and all(array.shape == x.shape[1:2] for array in per_channel), x, *per_channel)
+    planes = np.ascontiguousarray(x).reshape(*x.shape[:2], -1)  # (N, C, H * W)
     n = x.size // x.shape[1]
     if training and n < 2:
         raise ValueError(f"{x.shape} has one value a channel; batch normalisation in training needs two or more")
-    axes, form = ((0, 2, 3), (1, -1, 1, 1)) if x.ndim == 4 else ((0,), (1, -1))
-    mean, var = (x.mean(axes), x.var(axes)) if training else (running_mean, running_var)
-    inverse = 1 / np.sqrt(var + np.asarray(epsilon, x.dtype))  # (C,)
-    normal = (x - mean.reshape(form)) * inverse.reshape(form)
+    mean, var = moments(planes) if training else (running_mean, running_var)
     if training:  # as in torch: the variance that runs along is the unbiased one, that of the batch is not
         running_mean = (1 - momentum) * running_mean + momentum * mean
-        running_var = (1 - momentum) * running_var + momentum * var * (n / (n - 1))
-    out = scale.reshape(form) * normal + shift.reshape(form)
-    return out, (normal, scale, inverse, training, running_mean.astype(x.dtype), running_var.astype(x.dtype))
+        running_var = (1 - momentum) * running_var + momentum * (n / (n - 1)) * var
+    inverse = 1 / np.sqrt(var + epsilon)  # (C,)
+    out, normal = normalise(planes, mean, inverse, scale, shift)
+    cache = normal, scale, inverse, training, running_mean.copy(), running_var.copy()
+    return out.reshape(x.shape), cache
 
 
 def batchnorm_running(cache):
@@ -186,16 +194,63 @@ def batchnorm_running(cache):
 
 
 def batchnorm_backward(dout, cache):
-    """Return dx, dscale, dshift. In training the batch's mean and variance depend on every x, and dx has their share."""
+    """Return dx, dscale, dshift."""
     normal, scale, inverse, training, *_ = cache
-    check(dout.shape == normal.shape, dout, normal)
-    axes, form = ((0, 2, 3), (1, -1, 1, 1)) if dout.ndim == 4 else ((0,), (1, -1))
-    dshift, dscale = dout.sum(axes), (dout * normal).sum(axes)
-    slope = (scale * inverse).reshape(form)
-    if not training:
-        return dout * slope, dscale, dshift
-    n = dout.size // len(scale)
-    return slope * (dout - dshift.reshape(form) / n - normal * (dscale.reshape(form) / n)), dscale, dshift
+    check(dout.size == normal.size and dout.shape[:2] == normal.shape[:2], dout, normal)
+    dx, dscale, dshift = denormalise(np.ascontiguousarray(dout).reshape(normal.shape), normal, scale * inverse, training)
+    return dx.reshape(dout.shape), dscale, dshift
+
+
+@kernel(parallel=True)
+def moments(planes):
+    """Return each channel's mean and variance, (C,) both; planes: (N, C, pixels). Sums are kept in float64."""
+    N, C, P = planes.shape
+    mean, var = np.empty(C, planes.dtype), np.empty(C, planes.dtype)
+    for c in prange(C):
+        total = 0.0
+        for n in range(N):
+            for p in range(P):
+                total += planes[n, c, p]
+        centre, total = total / (N * P), 0.0
+        for n in range(N):
+            for p in range(P):
+                total += (planes[n, c, p] - centre) ** 2
+        mean[c], var[c] = centre, total / (N * P)
+    return mean, var
+
+
+@kernel(parallel=True)
+def normalise(planes, mean, inverse, scale, shift):
+    """Return scale * normal + shift and normal = (planes - mean) * inverse, (N, C, pixels) both."""
+    N, C, P = planes.shape
+    out, normal = np.empty_like(planes), np.empty_like(planes)
+    for plane in prange(N * C):
+        n, c = plane // C, plane % C
+        source, target, kept = planes[n, c], out[n, c], normal[n, c]
+        for p in range(P):
+            kept[p] = (source[p] - mean[c]) * inverse[c]
+            target[p] = scale[c] * kept[p] + shift[c]
+    return out, normal
+
+
+@kernel(parallel=True)
+def denormalise(dout, normal, slope, training):
+    """Return dx (N, C, pixels), dscale (C,) and dshift (C,); slope: (C,) scale / standard deviation."""
+    N, C, P = dout.shape
+    dx, dscale, dshift = np.empty_like(dout), np.empty(C, dout.dtype), np.empty(C, dout.dtype)
+    for c in prange(C):
+        total, weighted = 0.0, 0.0
+        for n in range(N):
+            for p in range(P):
+                total += dout[n, c, p]
+                weighted += dout[n, c, p] * normal[n, c, p]
+        dshift[c], dscale[c] = total, weighted
+        # In training every x moves the mean and the variance of its channel, and through them every output.
+        by_mean, by_deviation = (total / (N * P), weighted / (N * P)) if training else (0.0, 0.0)
+        for n in range(N):
+            for p in range(P):
+                dx[n, c, p] = slope[c] * (dout[n, c, p] - by_mean - normal[n, c, p] * by_deviation)
+    return dx, dscale, dshift
 
 
 # The join and the losses (§3.1, §3.2) ----------------------------------------------------------------------------------
@@ -209,15 +264,14 @@ def l1_join_forward(h1, h2, alpha, bias):
     """
     check(alpha.shape == (1, h1.shape[-1]) and h2.shape[-1] == h1.shape[-1] and bias.shape == (1,), h1, h2, alpha, bias)
     difference = h1 - h2
-    return np.abs(difference) @ alpha[0] + bias[0], (difference, alpha, h1.shape, h2.shape)
+    return np.einsum("...d,d->...", np.abs(difference), alpha[0]) + bias[0], (difference, alpha, h1.shape, h2.shape)
 
 
 def l1_join_backward(dout, cache):
     """Return dh1, dh2, dalpha, dbias. The slope of |.| at 0 is taken as 0, as torch does."""
     difference, alpha, shape1, shape2 = cache
     check(dout.shape == difference.shape[:-1], dout, difference)
-    flat = dout.reshape(-1)
-    dalpha = flat @ np.abs(difference).reshape(len(flat), -1)
+    dalpha = np.einsum("n,nd->d", dout.reshape(-1), np.abs(difference).reshape(dout.size, -1))
     dh = np.sign(difference) * alpha[0] * dout[..., None]
     return unbroadcast(dh, shape1), unbroadcast(-dh, shape2), dalpha[None], dout.sum(keepdims=True).reshape(1)
 
@@ -254,7 +308,7 @@ def softmax_cross_entropy_forward(logits, same):
     A drawing with itself counts neither way. Raises ValueError without a same pair of two drawings.
     """
     same = np.asarray(same, bool)
-    check(logits.ndim == 3 and logits.shape == same.shape, logits, same.astype(logits.dtype))
+    check(logits.ndim == 3 and logits.shape == same.shape, logits, like=same)
     counted = same & ~np.eye(logits.shape[1], dtype=bool)  # (A, n, n)
     n_pairs = logits.dtype.type(counted.sum())
     if not n_pairs:
