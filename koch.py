@@ -32,7 +32,6 @@ import time
 import urllib.request
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +74,7 @@ CHOICES = {
 LEAST = {"steps": 1, "alphabets": 1, "characters": 2, "drawings": 2, "validations": 1}  # of other numbers: 0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Say all that decides a training. Each comment gives the value's source and becomes its line of --help."""
 
@@ -125,8 +124,8 @@ def reduced_twin():
     """
 
     def block(n_in, n_out, kernel, padding, pool=False):
-        pooled = [nn.MaxPool2d(2)] if pool else []
-        return [nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False), *pooled, nn.BatchNorm2d(n_out), nn.ReLU()]
+        convolution = nn.Conv2d(n_in, n_out, kernel, padding=padding, bias=False)
+        return [convolution, *[nn.MaxPool2d(2)] * pool, nn.BatchNorm2d(n_out), nn.ReLU()]
 
     return nn.Sequential(
         *block(1, 32, 4, 0, pool=True),  # (32, 32, 32) -> (32, 16, 16)
@@ -336,7 +335,7 @@ def training_step(net, optimizers, drawings, step, config, rng):
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Drawings:
     """Hold the drawings of many characters.
 
@@ -449,8 +448,7 @@ def cached(path, source, make):
         with np.load(path) as kept:
             if kept["key"] != key:
                 raise ValueError("stale")
-            shape = kept["shape"]
-            images = np.unpackbits(kept["bits"], count=shape.prod()).reshape(shape)
+            images = np.unpackbits(kept["bits"], count=kept["shape"].prod()).reshape(kept["shape"])
             alphabet, names = kept["alphabet"], kept["names"].tolist()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         images, alphabet, names = make()
@@ -598,8 +596,7 @@ def one_shot_answers(model, trials):
         h1 = h[test].repeat_interleave(support.shape[1], 0)  # (10 * n_way, D)
         # Logits, not probabilities: a float32 sigmoid is exactly 1 from logit 16.7 on, and makes ties.
         logits = model.logit(h1, h[support.flatten()]).view(support.shape).float().cpu()
-        best = logits.max(1, keepdim=True).values
-        clear = ((logits == best).sum(1) == 1) & ~logits.isnan().any(1)
+        clear = ((logits == logits.amax(1, keepdim=True)).sum(1) == 1) & ~logits.isnan().any(1)
         answers.append(torch.where(clear, logits.argmax(1), -1))
     if training:
         model.train()
@@ -892,7 +889,11 @@ def load_state(path, *keys):
     if not Path(path).is_file():
         raise UserError(f"there is no checkpoint {path}; python koch.py train makes one")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if str(path).endswith(".npz"):  # reference_numpy's: arrays by name, and how they were trained as JSON
+            net = {name: torch.from_numpy(array) for name, array in np.load(path).items() if name != "about"}
+            state = json.loads(str(np.load(path)["about"])) | {"net": net}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
         if missing := {"net", "config", "step", *keys} - set(state):
             raise ValueError(f"it has no {', '.join(sorted(missing))}")
         Config(**state["config"])
@@ -902,7 +903,7 @@ def load_state(path, *keys):
 
 
 def load_checkpoint(path, device="cpu"):
-    """Load a trained net, the SiameseNet of a best.pt or last.pt, for evaluation.
+    """Load a trained net, the SiameseNet of a best.pt, last.pt or reference_numpy's best.npz, for evaluation.
 
     Its attributes config (a Config) and step say how it was trained.
     Raises UserError when the file is missing, damaged, not one of koch.py's, or its weights do not fit its size.
@@ -961,14 +962,13 @@ def command_train(resume, **options):
 def command_oneshot(checkpoint, **options):
     """Take the test trials with a checkpoint, on the data set it was trained on or the one named."""
     config = settle(Config(**options))
-    found = sorted(RUNS.glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
+    found = sorted([*RUNS.glob("*/best.pt"), *RUNS.glob("*/best.npz")], key=lambda path: path.stat().st_mtime)
     if not checkpoint and not found:
         raise UserError(f"there is no checkpoint in {RUNS}/; python koch.py train makes one")
     net = load_checkpoint(checkpoint or found[-1], config.device)
     net.precision = config.precision
     print(f"{checkpoint or found[-1]}: {net.n_parameters:,} parameters, trained on {net.config.data}")
-    if config.data == "auto":
-        config = dataclasses.replace(config, data=net.config.data)
+    config = dataclasses.replace(config, data=config.data.replace("auto", net.config.data))
     *_, test, data = load_data(config)
     evaluate(net, test.to(config.device), data, config.data_dir)
     return 0
@@ -985,7 +985,7 @@ def main(arguments=None):
     command = commands.add_parser("oneshot", help="take the test trials with a checkpoint")
     command.set_defaults(command=command_oneshot)
     add_options(command, "data", "data_dir", "device", "precision")
-    command.add_argument("checkpoint", nargs="?", help="a best.pt or last.pt (default: the newest best.pt in runs/)")
+    command.add_argument("checkpoint", nargs="?", help="best.pt, last.pt or best.npz (default: runs/'s newest best)")
     options = vars(parser.parse_args(arguments))
     try:
         return options.pop("command")(**options)

@@ -27,7 +27,7 @@ def main(arguments=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     command = commands.add_parser("train", help="train the reduced net without torch, then take Lake's 400 trials")
     command.add_argument("--data", default="auto", choices=("auto", "omniglot", "invented"), dest="data_set",
-                         help="omniglot or invented; auto: Omniglot if its files are there (default: auto)")  # fmt: skip
+                         help="omniglot or invented; auto: Omniglot if it is there (default: auto)")  # fmt: skip
     command.add_argument("--data-dir", default="", dest="folder", metavar="FOLDER",
                          help="where the data files are (default: $KOCH_DATA, else data/)")  # fmt: skip
     command.add_argument("--steps", type=counted, default=1200, help="minibatches (default: 1200)")
@@ -35,7 +35,7 @@ def main(arguments=None):
     command.add_argument("--name", default="", help="results go to runs/NAME (default: made from data and seed)")
     command = commands.add_parser("compare", help="compare the rungs, torch and a student's module: errors and speed")
     command.add_argument("module", nargs="?", default="", metavar="MODULE",
-                         help="a module or a .py file with functions named as in reference_numpy/layers.py")  # fmt: skip
+                         help="a module or a .py file, its functions named as in layers.py")  # fmt: skip
     command.add_argument("--quick", action="store_true", help="the small shapes alone: a minute instead of several")
     command.add_argument("--limit", type=float, default=20.0, metavar="SECONDS",
                          help="for one case of one function of MODULE (default: 20)")  # fmt: skip

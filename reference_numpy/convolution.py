@@ -9,8 +9,8 @@ Every rung has the same three functions. Each is tested against the rung below, 
     x: (N, C, H, W) images; w: (F, C, KH, KW) filters; dout: (N, F, OH, OW) the loss's gradient by out
     Stride 1, "valid": OH = H - KH + 1 and OW = W - KW + 1. float32 or float64, C-contiguous, all of one dtype.
 
-As everywhere in deep learning the filter is not flipped: what is called a convolution is a cross-correlation. Nothing is
-checked here; layers.conv2d_forward does that.
+As everywhere in deep learning the filter is not flipped: what is called a convolution is a cross-correlation. Nothing
+is checked here; layers.conv2d_forward does that.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ from numba import prange
 from .jit import kernel
 from .products import add_dots, add_product, aligned, vectors
 
-# Rung 1: plain Python, as the formula stands ---------------------------------------------------------------------------
+# Rung 1: plain Python, as the formula stands --------------------------------------------------------------------------
 
 
 def forward_loops(x, w):
@@ -58,7 +58,7 @@ def dw_loops(dout, x):
     return dw.astype(dout.dtype)
 
 
-# Rung 2: NumPy, one array operation for each tap of the filter ---------------------------------------------------------
+# Rung 2: NumPy, one array operation for each tap of the filter --------------------------------------------------------
 
 
 def forward_taps(x, w):
@@ -89,9 +89,9 @@ def dw_taps(dout, x):
     return dw
 
 
-# Rung 3: the loops of rung 1, compiled, on all cores -------------------------------------------------------------------
-# Whatever runs in parallel owns what it writes, so that no two threads meet and the result is the same for any number of
-# threads: an output plane in forward, an image's channel in dx, a filter in dw. Sums are kept in float64.
+# Rung 3: the loops of rung 1, compiled, on all cores ------------------------------------------------------------------
+# Whatever runs in parallel owns what it writes, so that no two threads meet and the result is the same for any number
+# of threads: an output plane in forward, an image's channel in dx, a filter in dw. Sums are kept in float64.
 
 
 @kernel(parallel=True)
@@ -148,16 +148,16 @@ def dw_numba(dout, x):
     return dw
 
 
-# Rung 4: blocks that stay in the cache, the one that the net uses ------------------------------------------------------
-# The outputs are a product of two matrices: w (F, taps) @ columns (taps, outputs), where a column holds the pixels under
-# the filter. The teaching code of many courses copies all columns of a minibatch (im2col), 49 times the images for a 7x7
-# filter, and its time goes into moving them. Here
+# Rung 4: blocks that stay in the cache, the one that the net uses -----------------------------------------------------
+# The outputs are a product of two matrices: w (F, taps) @ columns (taps, outputs), where a column holds the pixels
+# under the filter. The teaching code of many courses copies all columns of a minibatch (im2col), 49 times the images
+# for a 7x7 filter, and its time goes into moving them. Here
 # - a tile of outputs is worked on at a time, and what it reads is used up while it is in the cache;
 # - only the shifts along a row are copied. Tap (c, i, j) of all the tile's outputs is the row (c, j) of a buffer that
 #   holds x[c, y, z + j] for the tile's rows and KH - 1 more, from its line i on: rows may overlap, as add_product's do.
 
 TILE, DW_TILE = 384, 1024  # outputs in a tile, about
-SHIFTS, DW_TAPS = 32768, 64  # numbers in a buffer, 128 KB in float32 (a core's level-2 cache holds 1 MB); taps of an owner
+SHIFTS, DW_TAPS = 32768, 64  # numbers in a buffer (128 KB; a core's level-2 cache holds 1 MB); taps of an owner
 
 
 @kernel

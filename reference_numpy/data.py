@@ -13,8 +13,8 @@ from PIL import Image
 
 from .invented import invent
 
-# The ten alphabets of Lake's runs, two runs each in this order, are the test set; the other ten of images_evaluation are the
-# validation set (§4.1 does not say which are which; koch.py has the same).
+# The ten alphabets of Lake's runs, two runs each in this order, are the test set; the other ten of images_evaluation
+# are the validation set (§4.1 does not say which are which; koch.py has the same).
 TEST_ALPHABETS = (
     "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan"
 ).split()
@@ -58,7 +58,7 @@ class Trials(NamedTuple):
     answers: np.ndarray
 
 
-# § 4.1 The Omniglot Dataset --------------------------------------------------------------------------------------------
+# § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
 
 
 def read_zip(path):
@@ -77,7 +77,7 @@ def decode(png, name):
         if paper.shape != (105, 105):
             raise ValueError(f"it has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105")
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-        raise UserError(f"{name} is damaged ({error}); delete the zip, python koch.py train fetches it again") from error
+        raise UserError(f"{name} is damaged ({error}); delete it, python koch.py train fetches it again") from error
     return (~paper).astype(np.uint8)
 
 
@@ -113,7 +113,7 @@ def load_data(data="auto", folder=""):
     return background, validation, evaluation.only(TEST_ALPHABETS), "omniglot"
 
 
-# § 3.2 Learning: what a minibatch is -----------------------------------------------------------------------------------
+# § 3.2 Learning: what a minibatch is ----------------------------------------------------------------------------------
 
 
 def to_input(images, size):
@@ -127,8 +127,8 @@ def distort(images, rng, strength=1.0):
     """Distort each image by an affine map of its own (§3.2); what comes in from outside is paper.
 
     images: (N, 1, H, W) float32; rng: numpy.random.Generator; strength: factor on every range
-    T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y): theta in [-10, 10] degrees, shear rho in [-0.3, 0.3], scale s in [0.8,
-    1.2], shift t in [-2, 2] pixels of 105; each present with probability 0.5.
+    T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y): theta in [-10, 10] degrees, shear rho in [-0.3, 0.3], scale s in
+    [0.8, 1.2], shift t in [-2, 2] pixels of 105; each present with probability 0.5.
     """
     ranges = np.array([np.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105])
     draw = rng.uniform(-1, 1, (len(images), 7)) * (rng.random((len(images), 7)) < 0.5) * ranges * strength
@@ -184,7 +184,7 @@ def draw_batch(drawings, n_alphabets, n_characters, n_drawings, rng):
     return np.stack(images), np.stack(characters)
 
 
-# § 4.3 One-shot Learning -----------------------------------------------------------------------------------------------
+# § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 
 
 def one_shot_trials(drawings, n_way, n_trials, rng):
@@ -211,7 +211,7 @@ def one_shot_trials(drawings, n_way, n_trials, rng):
 
 
 def lake_runs(folder=""):
-    """Load Lake's 400 trials, 20 runs of 20, from all_runs.zip in a folder ("" for $KOCH_DATA, else data/), or UserError."""
+    """Load Lake's 400 trials, 20 runs of 20, from all_runs.zip; folder as in load_data. Raises UserError."""
     path = Path(folder or os.environ.get("KOCH_DATA") or "data") / "all_runs.zip"
     files = read_zip(path)
     images, test, support, answers = [], [], [], []
@@ -245,7 +245,7 @@ def one_shot_answers(features, logit, trials):
 
 
 def pixel_answers(trials):
-    """Answer trials by the largest cosine of pixels: the baseline that learns nothing, 21.75 % right of Lake's trials."""
+    """Answer trials by the largest cosine of pixels: the baseline that learns nothing, 21.75 % of Lake's trials."""
 
     def unit(images):
         pixels = images.reshape(len(images), -1).astype(np.float32)

@@ -4,9 +4,9 @@
     name_backward(dout, cache)  -> the loss's gradients by the inputs, in their order
 
 N images, C channels, H x W pixels, F filters, KH x KW taps, D features, in the order NCHW; dout has out's shape. All
-arrays of a call have one dtype, float32 or float64, and so has what comes back. Nothing is changed in place, and nothing
-is kept from call to call: the two twins share their weights, so that every layer runs twice before it runs backwards, and
-a layer that remembered its last input would give the first twin a wrong gradient.
+arrays of a call have one dtype, float32 or float64, and so has what comes back. Nothing is changed in place, and
+nothing is kept from call to call: the two twins share their weights, so that every layer runs twice before it runs
+backwards, and a layer that remembered its last input would give the first twin a wrong gradient.
 Wrong shapes and dtypes raise a ValueError that names them.
 """
 
@@ -31,7 +31,7 @@ def check(fits, *arrays, like=None):
         raise ValueError(f"shapes or dtypes do not fit together: {found}")
 
 
-# Convolution and pooling (§3.1) ----------------------------------------------------------------------------------------
+# Convolution and pooling (§3.1) ---------------------------------------------------------------------------------------
 
 
 def conv2d_forward(x, w, b=None, rung="blocked"):
@@ -76,7 +76,7 @@ def pad_backward(dout, margin):
 
 
 def maxpool2x2_forward(x):
-    """Keep the largest of each 2x2 pixels: (N, C, H, W) -> (N, C, H // 2, W // 2); an odd last row or column is lost."""
+    """Keep the largest of each 2x2 pixels: (N, C, H, W) -> (N, C, H // 2, W // 2); an odd last line is lost."""
     check(x.ndim == 4 and x.shape[2] >= 2 and x.shape[3] >= 2, x)
     out, first = largest(np.ascontiguousarray(x))
     return out, (x.shape, first)
@@ -123,7 +123,7 @@ def to_largest(dout, first, shape):
     return dx
 
 
-# Elementwise and fully connected layers (§3.1) -------------------------------------------------------------------------
+# Elementwise and fully connected layers (§3.1) ------------------------------------------------------------------------
 
 
 def relu_forward(x):
@@ -189,7 +189,7 @@ def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True,
 
 
 def batchnorm_running(cache):
-    """Return the running mean and variance (C,) that a forward pass leaves; without training those that it was given."""
+    """Return the running mean and variance (C,) that a forward pass leaves; without training those it was given."""
     return cache[-2], cache[-1]
 
 
@@ -197,7 +197,8 @@ def batchnorm_backward(dout, cache):
     """Return dx, dscale, dshift."""
     normal, scale, inverse, training, *_ = cache
     check(dout.size == normal.size and dout.shape[:2] == normal.shape[:2], dout, normal)
-    dx, dscale, dshift = denormalise(np.ascontiguousarray(dout).reshape(normal.shape), normal, scale * inverse, training)
+    planes = np.ascontiguousarray(dout).reshape(normal.shape)
+    dx, dscale, dshift = denormalise(planes, normal, scale * inverse, training)
     return dx.reshape(dout.shape), dscale, dshift
 
 
@@ -253,7 +254,7 @@ def denormalise(dout, normal, slope, training):
     return dx, dscale, dshift
 
 
-# The join and the losses (§3.1, §3.2) ----------------------------------------------------------------------------------
+# The join and the losses (§3.1, §3.2) ---------------------------------------------------------------------------------
 
 
 def l1_join_forward(h1, h2, alpha, bias):

@@ -1,15 +1,15 @@
 """The twin net of koch.py (§3.1): parameters by koch.py's names, forwards and backwards.
 
-parameters: {name: array} with the names, shapes and order of koch.SiameseNet(size).state_dict(), so that weights move both
-ways: {name: tensor.numpy() for name, tensor in net.state_dict().items()}, and torch.from_numpy(array) back.
+parameters: {name: array} with the names, shapes and order of koch.SiameseNet(size).state_dict(), so that weights move
+both ways: {name: tensor.numpy() for name, tensor in net.state_dict().items()}, and torch.from_numpy(array) back.
 """
 
 import numpy as np
 
 from . import layers
 
-# The layers in koch.py's order, so that layer i has the parameters "twin.i. ...". conv2d_same is a convolution with a margin
-# of one zero around its input: a 3x3 filter then leaves the size as it is.
+# The layers in koch.py's order, so that layer i has the parameters "twin.i. ...". conv2d_same is a convolution with a
+# margin of one zero around its input: a 3x3 filter then leaves the size as it is.
 TWINS = {
     105: (  # the comments give the output's shape for one image
         "conv2d relu maxpool2x2 "  # (64, 96, 96) -> (64, 48, 48)
@@ -59,7 +59,8 @@ def initial_parameters(size, rng, dtype=np.float32):
                 parameters[f"{name}.bias"] = rng.uniform(-1, 1, channels) / np.sqrt(n_in)
         elif kind == "batchnorm":
             parameters[f"{name}.weight"], parameters[f"{name}.bias"] = np.ones(channels), np.zeros(channels)
-            parameters[f"{name}.running_mean"], parameters[f"{name}.running_var"] = np.zeros(channels), np.ones(channels)
+            parameters[f"{name}.running_mean"] = np.zeros(channels)
+            parameters[f"{name}.running_var"] = np.ones(channels)
             parameters[f"{name}.num_batches_tracked"] = np.array(0)
     parameters["join.weight"] = np.full((1, channels), -4 / channels)  # deviates: far apart means not the same
     parameters["join.bias"] = rng.uniform(-1, 1, 1) / np.sqrt(channels)

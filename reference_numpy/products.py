@@ -1,7 +1,7 @@
-"""Products of matrices that stay in a core's cache: what the fast convolution and the fully connected layer are made of.
+"""Products of matrices that stay in a core's cache: the fast convolution and the linear layer are made of them.
 
-NumPy's own product is as fast. It keeps threads of its own, though, which after every product look for more work for some
-milliseconds, on the cores that Numba's threads need: with it a step of the 35x35 net took twice the time.
+NumPy's own product is as fast. It keeps threads of its own, though, which after every product look for more work for
+some milliseconds, on the cores that Numba's threads need: with it a step of the 35x35 net took twice the time.
 Matrices are flat here, with the place where each row begins, so that rows may overlap.
 """
 
@@ -31,7 +31,7 @@ def vectors(n):
 def add_product(out, out_rows, a, b, b_rows, L):
     """Add a (M, K) @ b (K, L) to out (M, L), four rows of out and four of b at a time.
 
-    out, b: flat; row m of out begins at out_rows[m] and row k of b at b_rows[k]. No two of four rows of out may overlap.
+    out, b: flat; row m of out begins at out_rows[m], row k of b at b_rows[k]. Of each four rows of out no two overlap.
     The inner loop becomes vector instructions: 16 products for 8 loads and 4 stores keep the multipliers busy.
     """
     M, K = a.shape

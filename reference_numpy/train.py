@@ -1,4 +1,4 @@
-"""Train the reduced net (35x35 pixels) from scratch, without torch: koch.py's default recipe, with fewer steps (§3.2)."""
+"""Train the reduced net (35x35 pixels) without torch: koch.py's default recipe, with fewer steps (§3.2)."""
 
 import csv
 import io
@@ -71,7 +71,7 @@ def answers(parameters, trials):
 def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     """Train a net, keep the checkpoint that is best on the validation trials, and take Lake's 400 trials with it.
 
-    data_set, folder: as in data.load_data; steps: minibatches; seed: of every random draw; name: results go to runs/NAME
+    data_set, folder: as in data.load_data; steps: minibatches; seed: of every draw; name: results go to runs/NAME
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
     Raises data.UserError.
     """
@@ -142,7 +142,7 @@ def report(parameters, test, data_set, folder):
     return right / n
 
 
-# Files and progress ----------------------------------------------------------------------------------------------------
+# Files and progress ---------------------------------------------------------------------------------------------------
 
 
 def new_folder(name, otherwise):

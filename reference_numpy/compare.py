@@ -1,0 +1,627 @@
+"""Compare implementations of the layers: the rungs of the convolution, torch, the im2col way, a student's module.
+
+One row for each operation, shape and implementation: errors against torch in float64, the time forwards and backwards
+after a warm-up, the rate, and the ratio to torch in float32 on the same number of threads. This is the only module of
+the package that imports torch, and it does so when it runs.
+"""
+
+import contextlib
+import csv
+import importlib
+import importlib.util
+import io
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Callable, NamedTuple
+
+import numba
+import numpy as np
+from numba import prange
+
+from . import convolution, layers, network
+from .data import UserError
+from .jit import kernel
+from .train import written_whole
+
+FOLDER = Path("runs") / "compare"
+PATIENCE = 30.0  # seconds: a rung that would take longer for a case is left out, and the table says how long
+BUDGET = 1.5  # seconds of calls whose median is the time
+PAUSE = 0.3  # seconds between implementations: until the threads of the last one have stopped looking for work
+
+
+class Case(NamedTuple):
+    """Hold one operation on one shape."""
+
+    operation: str  # the layer's name: conv2d stands for conv2d_forward and conv2d_backward
+    shape: str  # in words
+    make: Callable  # rng -> arguments; float64 arrays, which are cast, and others
+    torch: Callable  # the same by torch: tensors -> tensor
+    gradients: tuple  # names of the gradients, those of the first arguments
+    flops: float = 0.0  # floating-point operations forwards and backwards; 0: not counted
+    moved: float = 0.0  # numbers that must be read and written at least, forwards and backwards
+    small: bool = False  # --quick takes it
+
+
+def normal(*shapes):
+    """Return a function that draws arrays of these shapes, of both signs."""
+    return lambda rng: tuple(rng.standard_normal(shape) for shape in shapes)
+
+
+def with_ties(*shape):
+    """Return a function that draws one array of small whole numbers: ties and exact zeros are everywhere."""
+    return lambda rng: (rng.integers(-2, 3, shape).astype(np.float64),)
+
+
+def convolution_case(what, N, C, H, F, K, small=False):
+    """Return the case of N images (C, H, H) under F filters (C, K, K)."""
+    import torch.nn.functional as functional
+
+    out = H - K + 1
+
+    def make(rng):
+        x, w, b = normal((N, C, H, H), (F, C, K, K), (F,))(rng)
+        return x, w / (C * K * K) ** 0.5, b
+
+    moved = 2 * (N * C * H * H + F * C * K * K + N * F * out * out) + N * F * out * out
+    shape = f"{what}{N}x{C}x{H}x{H}, {F} filters {K}x{K}"
+    flops = 3 * 2 * N * F * C * K * K * out * out
+    return Case("conv2d", shape, make, functional.conv2d, ("dx", "dw", "db"), flops, moved, small)
+
+
+def linear_case(what, N, D, M, small=False):
+    """Return the case of N images with D numbers each and M outputs."""
+    import torch.nn.functional as functional
+
+    def make(rng):
+        return rng.standard_normal((N, D)), rng.standard_normal((M, D)) / D**0.5, rng.standard_normal(M)
+
+    shape, moved = f"{what}{N}x{D} -> {M}", 2 * (N * D + M * D + N * M) + N * M
+    return Case("linear", shape, make, functional.linear, ("dx", "dw", "db"), 6 * N * D * M, moved, small)
+
+
+def all_cases():
+    """Return every case, Koch's own layers among them."""
+    import torch
+    import torch.nn.functional as functional
+
+    def pooled(x):
+        return functional.max_pool2d(x, 2)
+
+    def normalised(x, scale, shift, mean, var):
+        return functional.batch_norm(x, mean.clone(), var.clone(), scale, shift, training=True)
+
+    def joined(h1, h2, alpha, bias):
+        return functional.linear((h1 - h2).abs(), alpha, bias).squeeze(-1)
+
+    def softmax(logits, same):
+        same = same.bool()
+        different = logits.masked_fill(same, -torch.inf).logsumexp(2, keepdim=True)
+        return functional.softplus(different - logits)[same & ~torch.eye(len(same[0]), dtype=torch.bool)].mean()
+
+    def contrastive(h1, h2, same):
+        distance = (h1 - h2).norm(dim=1)
+        return (same * distance**2 + (1 - same) * (1 - distance).clamp(min=0) ** 2).mean() / 2
+
+    def with_statistics(rng):
+        return *normal((32, 64, 16, 16), (64,), (64,), (64,))(rng), rng.uniform(0.5, 2, 64)
+
+    def near_pairs(rng):
+        h1, h2 = normal((128, 512), (128, 512))(rng)
+        return 0.02 * h1, 0.02 * h2, coins(rng, 128)  # distances about 0.6, less than the margin
+
+    def coins(rng, n):
+        return (rng.random(n) < 0.5).astype(np.float64)
+
+    def pairs(rng):
+        characters = np.tile(np.arange(10).repeat(3), (4, 1))
+        return rng.standard_normal((4, 30, 30)), characters[:, :, None] == characters[:, None]
+
+    return [
+        convolution_case("", 2, 3, 12, 8, 4, small=True),
+        convolution_case("", 32, 64, 18, 64, 3, small=True),
+        convolution_case("Koch's 1st: ", 32, 1, 105, 64, 10),
+        convolution_case("Koch's 2nd: ", 32, 64, 48, 128, 7),
+        convolution_case("Koch's 3rd: ", 32, 128, 21, 128, 4),
+        convolution_case("Koch's 4th: ", 32, 128, 9, 256, 4),
+        Case("maxpool2x2", "8x16x33x32", with_ties(8, 16, 33, 32), pooled, ("dx",), small=True),
+        Case("maxpool2x2", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), pooled, ("dx",)),
+        Case("relu", "8x16x33x32", with_ties(8, 16, 33, 32), torch.relu, ("dx",), small=True),
+        Case("relu", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), torch.relu, ("dx",)),
+        Case("sigmoid", "Koch's: 32x4096", normal((32, 4096)), torch.sigmoid, ("dx",), small=True),
+        linear_case("", 32, 1024, 512, small=True),
+        linear_case("Koch's: ", 32, 9216, 4096),
+        Case("batchnorm", "32x64x16x16, training", with_statistics, normalised, ("dx", "dscale", "dshift"), small=True),
+        Case("l1_join", "Koch's: 32x4096", normal((32, 4096), (32, 4096), (1, 4096), (1,)), joined,
+             ("dh1", "dh2", "dalpha", "dbias"), small=True),
+        Case("bce_with_logits", "128", lambda rng: (10 * rng.standard_normal(128), coins(rng, 128)),
+             functional.binary_cross_entropy_with_logits, ("dlogits",), small=True),
+        Case("softmax_cross_entropy", "4x30x30", pairs, softmax, ("dlogits",), small=True),
+        Case("contrastive_loss", "128x512", near_pairs,
+             contrastive, ("dh1", "dh2"), small=True),
+        Case("l2_penalty", "128x64x7x7", lambda rng: (*normal((128, 64, 7, 7))(rng), 0.01),
+             lambda w, l2: l2 * (w * w).sum(), ("dw",), small=True),
+    ]  # fmt: skip
+
+
+# The teaching way: all columns of the minibatch at once, and NumPy's product ------------------------------------------
+# As in many courses' solutions (there in Cython): one thread copies, BLAS multiplies. Restated here to be measured.
+
+
+@kernel
+def im2col(x, KH, KW):
+    """Return the columns (C * KH * KW, OH * OW * N) of a whole minibatch."""
+    N, C, H, W = x.shape
+    OH, OW = H - KH + 1, W - KW + 1
+    columns = np.empty((C * KH * KW, OH * OW * N), x.dtype)
+    for c in range(C):
+        for y in range(OH):
+            for z in range(OW):
+                for i in range(KH):
+                    for j in range(KW):
+                        for n in range(N):
+                            columns[(c * KH + i) * KW + j, (y * OW + z) * N + n] = x[n, c, y + i, z + j]
+    return columns
+
+
+@kernel
+def col2im(columns, N, C, H, W, KH, KW):
+    """Add columns to the pixels that im2col took them from: (N, C, H, W)."""
+    OH, OW = H - KH + 1, W - KW + 1
+    x = np.zeros((N, C, H, W), columns.dtype)
+    for c in range(C):
+        for y in range(OH):
+            for z in range(OW):
+                for i in range(KH):
+                    for j in range(KW):
+                        for n in range(N):
+                            x[n, c, y + i, z + j] += columns[(c * KH + i) * KW + j, (y * OW + z) * N + n]
+    return x
+
+
+def im2col_forward(x, w, b):
+    """conv2d_forward by im2col and NumPy's product."""
+    (N, C, H, W), (F, _, KH, KW) = x.shape, w.shape
+    columns = im2col(x, KH, KW)
+    out = w.reshape(F, -1) @ columns + b[:, None]
+    return out.reshape(F, H - KH + 1, W - KW + 1, N).transpose(3, 0, 1, 2), (x, w, columns)
+
+
+def im2col_backward(dout, cache):
+    """conv2d_backward by NumPy's product and col2im."""
+    x, w, columns = cache
+    flat = dout.transpose(1, 2, 3, 0).reshape(len(w), -1)
+    dw = (flat @ columns.T).reshape(w.shape)
+    return col2im(w.reshape(len(w), -1).T @ flat, *x.shape, *w.shape[2:]), dw, dout.sum((0, 2, 3))
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+class Measured(NamedTuple):
+    """Hold what one implementation gave for one case: arrays in float32, seconds; or why there is nothing."""
+
+    out: np.ndarray = None
+    gradients: tuple = ()
+    first: float = 0.0  # seconds of the first call forwards and backwards: it compiles, where something does
+    forward: float = 0.0  # seconds, median
+    backward: float = 0.0
+    problem: str = ""
+
+
+def measure(forward, backward, arguments, dout, budget=None):
+    """Call forward and backward, time them, and return a Measured with copies of the first results.
+
+    budget: seconds (BUDGET); as many calls as fit, three at least, unless one call takes longer than it
+    """
+    budget = BUDGET if budget is None else budget
+    start = time.perf_counter()
+    out, cache = forward(*arguments)
+    gradients = backward(dout, cache)
+    first = time.perf_counter() - start
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    kept = np.array(out), tuple(None if g is None else np.array(g) for g in gradients)
+    forwards, backwards = [], []
+    while len(forwards) < 3 or sum(forwards) + sum(backwards) < budget:
+        a = time.perf_counter()
+        out, cache = forward(*arguments)
+        b = time.perf_counter()
+        backward(dout, cache)
+        forwards.append(b - a)
+        backwards.append(time.perf_counter() - b)
+        if forwards[0] + backwards[0] > budget or len(forwards) == 1000:
+            break
+    return Measured(*kept, first, statistics.median(forwards), statistics.median(backwards))
+
+
+def torch_layer(case):
+    """Return forward and backward of a case by torch; arrays go in and come out without being copied."""
+    import torch
+
+    n = len(case.gradients)
+
+    def forward(*arguments):
+        tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        for tensor in tensors[:n]:
+            tensor.requires_grad_()
+        out = case.torch(*tensors)
+        return out.detach().numpy(), (out, tensors[:n])
+
+    def backward(dout, cache):
+        out, tensors = cache
+        return tuple(g.numpy() for g in torch.autograd.grad(out, tensors, torch.from_numpy(np.asarray(dout))))
+
+    return forward, backward
+
+
+def cast(arguments, dtype):
+    """Return the arguments with their float64 arrays in a dtype."""
+    return tuple(a.astype(dtype) if getattr(a, "dtype", None) == np.float64 else a for a in arguments)
+
+
+def problem_of(measured, exact, names):
+    """Say what is wrong with results besides their accuracy: shape, dtype, numbers that are none; or ""."""
+    found = measured.gradients[: len(names)]
+    if len(found) < len(names):
+        return f"backward returned {len(found)} gradients, not {len(names)}: {', '.join(names)}"
+    for name, array, right in zip(("out", *names), (measured.out, *found), (exact.out, *exact.gradients)):
+        if array is None or array.shape != right.shape:
+            return f"{name} has shape {getattr(array, 'shape', None)}, not {right.shape}"
+        if array.dtype != np.float32:
+            return f"{name} is {array.dtype}, not float32 as the input"
+        if not np.isfinite(array).all():
+            return f"{name} has numbers that are not finite"
+    return ""
+
+
+def errors(measured, exact):
+    """Return (absolute, relative) of out and of each gradient: the largest difference, and over the largest entry."""
+    pairs = zip((measured.out, *measured.gradients), (exact.out, *exact.gradients))
+    found = []
+    for array, right in pairs:
+        difference = float(np.abs(array - right).max())
+        found.append((difference, difference / (float(np.abs(right).max()) or 1.0)))
+    return found
+
+
+@kernel(parallel=True)
+def copy(target, source):
+    """Copy an array by all threads."""
+    for i in prange(len(source)):
+        target[i] = source[i]
+
+
+def machine_rates():
+    """Measure this machine: operations a second of a large float32 matrix product, and bytes a second of a copy."""
+    a, source = np.ones((2048, 2048), np.float32), np.ones((64, 1 << 20), np.float32)
+    target = np.empty_like(source)
+
+    def best(call):
+        call()
+        seconds = []
+        for _ in range(7):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds)
+
+    product = 2 * 2048**3 / best(lambda: a @ a)
+    time.sleep(PAUSE)
+    return product, 2 * source.nbytes / best(lambda: copy(target, source))
+
+
+# A student's module, in a process of its own --------------------------------------------------------------------------
+
+
+class Student:
+    """Call a module's functions in another process, so that nothing they do can stop the table."""
+
+    def __init__(self, module, limit):
+        self.module, self.limit, self.process = module, limit, None
+
+    def call(self, operation, arguments, dout):
+        """Return the Measured of one case; its problem says what went wrong, in one line."""
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.pipe, theirs = context.Pipe()
+            self.process = context.Process(target=serve, args=(self.module, theirs), daemon=True)
+            self.process.start()
+            theirs.close()
+            if problem := self.answer(60.0):
+                return Measured(problem=problem)
+        try:
+            self.pipe.send((operation, arguments, dout, self.limit / 10))
+        except OSError:
+            self.stop()
+            return Measured(problem="its process ended")
+        answer = self.answer(self.limit)
+        return answer if isinstance(answer, Measured) else Measured(problem=answer)
+
+    def answer(self, seconds):
+        """Wait for an answer; return it, or in words that none came."""
+        try:
+            if self.pipe.poll(seconds):
+                return self.pipe.recv()
+            problem = f"ran past the limit of {seconds:g} s"
+        except (EOFError, OSError):
+            self.process.join(1)
+            problem = f"ended its process (exit status {self.process.exitcode})"
+        self.stop()
+        return problem
+
+    def stop(self):
+        """End the process; the next call starts a new one."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+
+
+def serve(module, pipe):
+    """Answer a Student's calls: what the other process does."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")
+    try:
+        module = load(module)
+        pipe.send("")
+    except BaseException as error:
+        pipe.send(f"cannot be imported: {in_words(error)}")
+        return
+    while True:
+        operation, *case = pipe.recv()
+        try:
+            functions = [getattr(module, f"{operation}_{way}", None) for way in ("forward", "backward")]
+            if None in functions:
+                answer = Measured(problem=f"has no {operation}_{'forward' if functions[0] is None else 'backward'}")
+            else:
+                answer = measure(*functions, *case)
+        except Exception as error:
+            answer = Measured(problem=in_words(error))
+        pipe.send(answer)
+
+
+def in_words(error):
+    """Say an exception in one line."""
+    return f"{type(error).__name__}: {error}".splitlines()[0][:100].strip(": ")
+
+
+def load(module):
+    """Import a module by its name or the path of its file."""
+    sys.path.insert(0, os.getcwd())
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    found = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = found
+    sys.path.insert(0, str(Path(module).resolve().parent))
+    spec.loader.exec_module(found)
+    return found
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def compare(module="", quick=False, limit=20.0):
+    """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
+
+    module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
+    quick: the small shapes alone; limit: seconds for one case of the module
+    Returns the rows as dicts. Raises UserError when there is no such module.
+    """
+    import torch
+
+    if module and not Path(module).is_file() and importlib.util.find_spec(module.partition(".")[0]) is None:
+        raise UserError(f"there is no module {module} here; name a .py file or a module of this folder")
+    torch.set_num_threads(numba.get_num_threads())
+    product, bandwidth = machine_rates()
+    print(f"{numba.get_num_threads()} threads; peak: NumPy's float32 matrix product, {product / 1e9:.0f} GFLOP/s")
+    print(f"float32; medians in ms; errors against torch {torch.__version__} in float64, over the largest entry\n")
+    rows, student, rng = [], Student(module, limit) if module else None, np.random.default_rng(0)
+    for case in all_cases():
+        if not quick or case.small:
+            rows += compare_case(case, rng, student, product)
+    if student:
+        student.stop()
+    rows += [row for size in ((35,) if quick else (35, 105)) for row in compare_nets(size, rng, product)]
+    with written_whole(FOLDER / "compare.csv") as file:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+        file.write(text.getvalue().encode())
+    draw_roofline(rows, product, bandwidth, FOLDER / "roofline.png")
+    print_summary(rows)
+    print(f"\nin {FOLDER}/: compare.csv, roofline.png")
+    return rows
+
+
+def compare_case(case, rng, student, product):
+    """Measure one case with every implementation, print its rows and return them."""
+    arguments = case.make(rng)
+    single = cast(arguments, np.float32)
+    forward, backward = torch_layer(case)
+    out, cache = forward(*arguments)
+    dout = rng.standard_normal(out.shape)
+    exact = Measured(out, backward(dout, cache))
+    dout = np.float32(dout)
+    print(f"{case.operation}, {case.shape}")
+    print_header(("out", *case.gradients))
+    ways = {"torch": (forward, backward)}
+    if case.operation == "conv2d":
+        for rung in convolution.RUNGS:
+            ways[rung] = (lambda x, w, b, rung=rung: layers.conv2d_forward(x, w, b, rung), layers.conv2d_backward)
+        ways["im2col"] = (im2col_forward, im2col_backward)
+    else:
+        ways["reference"] = tuple(getattr(layers, f"{case.operation}_{way}") for way in ("forward", "backward"))
+    rows = []
+    for name, functions in ways.items():
+        time.sleep(PAUSE)
+        if (seconds := case.flops / RATES.get(name, 1e15)) > PATIENCE:
+            measured = Measured(problem=f"left out: it would take about {in_time(seconds)}")
+        else:
+            measured = measure(*functions, single, dout)
+        rows.append(row_of(case, name, measured, exact, product, rows))
+        if name in ("loops", "taps", "numba") and not measured.problem and case.flops:
+            RATES[name] = case.flops / (measured.forward + measured.backward)
+    if student:
+        rows.append(row_of(case, student.module, student.call(case.operation, single, dout), exact, product, rows))
+    print(flush=True)
+    return rows
+
+
+RATES = {}  # floating-point operations a second of the slow rungs, as last measured: what the larger cases would take
+
+
+def print_header(tensors):
+    """Print the columns' names; tensors: those whose errors are given."""
+    columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}{'first':>9}"
+    print(f"  {'':12}{columns}   error of" + "".join(f"{name:>10}" for name in tensors))
+
+
+def row_of(case, name, measured, exact, product, rows):
+    """Print and return the row of one implementation; rows has torch's as the first."""
+    row = {"operation": case.operation, "shape": case.shape, "implementation": name}
+    problem = measured.problem or problem_of(measured, exact, case.gradients)
+    if problem:
+        print(f"  {name[-13:]:14} {problem}")
+        return row | {"problem": problem}
+    seconds = measured.forward + measured.backward
+    row |= {"forward_s": measured.forward, "backward_s": measured.backward, "first_s": measured.first}
+    row["ratio_to_torch"] = seconds / (rows[0]["forward_s"] + rows[0]["backward_s"]) if rows else 1.0
+    if case.flops:
+        row |= {"flop_per_s": case.flops / seconds, "of_product_rate": case.flops / seconds / product}
+        row["flop_per_byte"] = case.flops / (4 * case.moved)
+    found = errors(measured, exact)
+    for which, (absolute, relative) in zip(("out", *case.gradients), found):
+        row |= {f"error_{which}": absolute, f"relative_error_{which}": relative}
+    rate = f"{row['flop_per_s'] / 1e9:9.1f}{row['of_product_rate']:9.1%}" if case.flops else f"{'-':>9}{'-':>9}"
+    relative = "".join(f"{relative:10.0e}" for _, relative in found)
+    print(
+        f"  {name[-13:]:14}{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}"
+        f"{row['ratio_to_torch']:9.2f}{measured.first:8.2f}s{'':11}{relative}"
+    )
+    return row
+
+
+def compare_nets(size, rng, product):
+    """Measure the whole siamese net, 32 pairs, forwards and backwards, by torch and by the reference."""
+    import torch
+    import torch.nn.functional as functional
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import koch
+
+    torch.manual_seed(0)
+    nets = {dtype: koch.SiameseNet(size).to(dtype).train() for dtype in (torch.float64, torch.float32)}
+    nets[torch.float64].load_state_dict(nets[torch.float32].state_dict())
+    parameters = {name: tensor.numpy().copy() for name, tensor in nets[torch.float32].state_dict().items()}
+    names = [name for name, _ in nets[torch.float32].named_parameters()]
+    images = [rng.random((32, 1, size, size), np.float32) for _ in range(2)]  # no ties: a pool's choice is rounding's
+    same = np.arange(32) % 2
+
+    def by_torch(dtype):
+        net, wanted = nets[dtype], torch.from_numpy(same).to(dtype)
+        x1, x2 = (torch.from_numpy(x).to(dtype) for x in images)
+
+        def forward():
+            loss = functional.binary_cross_entropy_with_logits(net.logit(net.features(x1), net.features(x2)), wanted)
+            return loss.detach().numpy(), loss
+
+        return forward, lambda dout, loss: tuple(g.numpy() for g in torch.autograd.grad(loss, list(net.parameters())))
+
+    def forward():
+        logits, cache = network.siamese_forward(parameters, *images, training=True)
+        loss, bce = layers.bce_with_logits_forward(logits, same)
+        return loss, (bce, cache)
+
+    def backward(dout, cache):
+        gradients = network.siamese_backward(layers.bce_with_logits_backward(dout, cache[0]), cache[1])
+        return tuple(gradients[name] for name in names)
+
+    exact = measure(*by_torch(torch.float64), (), 1.0, budget=0)
+    case = Case("siamese net", f"size {size}, 32 pairs", None, None, tuple(names), 64 * 3 * twin_flops(size), 1.0)
+    print(f"{case.operation}, {case.shape}: the twins, the join and the cross-entropy")
+    print_header(("loss", "gradients"))
+    rows = []
+    for name, functions in (("torch", by_torch(torch.float32)), ("reference", (forward, backward))):
+        time.sleep(PAUSE)
+        measured = measure(*functions, (), 1.0, 3 * BUDGET)
+        largest = max(float(np.abs(g).max()) for g in exact.gradients)
+        with contextlib.redirect_stdout(io.StringIO()):
+            row = row_of(case, name, measured, exact, product, rows)
+        row = {key: value for key, value in row.items() if "error" not in key}
+        row["relative_error_out"] = abs(float(measured.out) - float(exact.out)) / float(exact.out)
+        differences = [float(np.abs(g - e).max()) for g, e in zip(measured.gradients, exact.gradients)]
+        row["relative_error_gradients"] = max(differences) / largest
+        rows.append(row)
+        print(
+            f"  {name:14}{1e3 * row['forward_s']:9.2f}{1e3 * row['backward_s']:10.2f}{row['flop_per_s'] / 1e9:9.1f}"
+            f"{row['of_product_rate']:9.1%}{row['ratio_to_torch']:9.2f}{row['first_s']:8.2f}s{'':11}"
+            f"{row['relative_error_out']:10.0e}{row['relative_error_gradients']:10.0e}"
+        )
+    print(flush=True)
+    return rows
+
+
+def twin_flops(size):
+    """Count the floating-point operations of one twin forwards, for one image."""
+    outputs = {105: (96, 42, 18, 6), 35: (32, 16, 16, 8, 8, 4)}[size]
+    shapes = zip(network.CONVOLUTIONS[size], outputs)
+    return 2 * (sum(F * C * KH * KW * side * side for (F, C, KH, KW), side in shapes) + np.prod(network.LINEAR[size]))
+
+
+def in_time(seconds):
+    """Say seconds in words."""
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
+def print_summary(rows):
+    """Print what the ladder gains, from the rows of the convolutions and the nets."""
+    times = {
+        (row["operation"], row["shape"], row["implementation"]): row["forward_s"] + row["backward_s"]
+        for row in rows
+        if "forward_s" in row
+    }
+    print("in short: how many times as fast, forwards and backwards")
+    ladder = ("loops", "taps"), ("loops", "numba"), ("numba", "blocked"), ("im2col", "blocked"), ("torch", "blocked")
+    for slow, fast in (*ladder, ("torch", "reference")):
+        for (operation, shape, name), seconds in times.items():
+            if name == fast and operation in ("conv2d", "siamese net") and (operation, shape, slow) in times:
+                print(f"  {fast:>9} as {slow:7}{times[operation, shape, slow] / seconds:8.2f}   {operation}, {shape}")
+
+
+def draw_roofline(rows, product, bandwidth, path):
+    """Draw the convolutions' rates over their arithmetic intensity, under this machine's two limits, into a PNG."""
+    from matplotlib.figure import Figure
+
+    picture = Figure((8, 5), layout="constrained")
+    axes = picture.subplots()
+    x = np.geomspace(1, 2000, 200)
+    axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color="gray", label="this machine's limit")
+    styles = {"loops": ("v", "tab:red"), "taps": ("s", "tab:purple"), "numba": ("^", "tab:orange"),
+              "im2col": ("D", "tab:brown"), "blocked": ("o", "tab:blue"), "torch": ("*", "tab:green")}  # fmt: skip
+    drawn = set()
+    for row in rows:
+        if row["operation"] == "conv2d" and "flop_per_s" in row:
+            name = row["implementation"]
+            marker, colour = styles.get(name, ("P", "magenta"))
+            label = None if name in drawn else name
+            drawn.add(name)
+            axes.plot(row["flop_per_byte"], row["flop_per_s"] / 1e9, marker, color=colour, label=label, markersize=7)
+    for row in rows:
+        if row["operation"] == "conv2d" and row["implementation"] == "torch":
+            axes.axvline(row["flop_per_byte"], color="lightgray", linewidth=0.8, zorder=0)
+            what = row["shape"].partition(":")[0].partition(",")[0]
+            place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "bottom"}
+            axes.text(row["flop_per_byte"], 0.01, what, fontsize=7, color="gray", **place)
+    axes.set(xscale="log", xlabel="arithmetic intensity (floating-point operations per byte that must be moved)")
+    axes.set(yscale="log", ylabel="rate, forwards and backwards (GFLOP/s)")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    with written_whole(path) as file:
+        picture.savefig(file, format="png", dpi=110)

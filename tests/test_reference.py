@@ -1,0 +1,416 @@
+"""reference_numpy trains without torch, answers as koch.py does, and its table survives any student's module."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, random_drawings
+
+import koch
+from reference_numpy import compare, data, layers, network, train
+from reference_numpy.__main__ import main
+
+def numpy_drawings(**how):
+    drawings = random_drawings(**how)
+    return data.Drawings(drawings.images.numpy(), drawings.alphabet.numpy(), drawings.names)
+
+
+def weights_of(net):
+    return {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
+
+
+def run_python(code, folder, **environment):
+    """Run code in a fresh Python in a folder, with torch and SciPy made impossible to import."""
+    block = "import sys; sys.modules['torch'] = sys.modules['scipy'] = None\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KOCH_DATA": "", **environment}
+    command = [sys.executable, "-c", block + code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """Work in an empty folder, on small drawings, so that a training takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KOCH_DATA", raising=False)
+    monkeypatch.setattr(train, "N_VALIDATION", 8)
+    sets = [numpy_drawings(n_characters=(21, 22), seed=seed) for seed in range(3)]
+    monkeypatch.setattr(data, "load_data", lambda data_set, folder: (*sets, "invented"))
+    return tmp_path
+
+
+# Drawings, minibatches and trials -------------------------------------------------------------------------------------
+
+
+def test_omniglot_is_read_as_koch_reads_it(data_dir):
+    ours, theirs = data.load_data("omniglot", data_dir), koch.load_data(koch.Config(data="omniglot", data_dir=data_dir))
+    assert ours[3] == theirs[3] == "omniglot"
+    for mine, his in zip(ours[:3], theirs[:3]):
+        assert mine.names == his.names
+        assert np.array_equal(mine.images, his.images.numpy()) and np.array_equal(mine.alphabet, his.alphabet.numpy())
+
+
+def test_lakes_runs_are_read_as_koch_reads_them_and_pixels_get_exactly_87_of_400(data_dir):
+    trials, his = data.lake_runs(data_dir), koch.lake_runs(data_dir)
+    for name in trials._fields:
+        assert np.array_equal(getattr(trials, name), getattr(his, name).numpy()), name
+    assert (data.pixel_answers(trials) == trials.answers).sum() == 87  # 21.75 %
+
+
+def test_without_files_alphabets_are_invented_and_a_named_data_set_is_an_error(tmp_path, monkeypatch, invented):
+    arrays = invented.images.numpy(), invented.alphabet.numpy(), invented.names
+    monkeypatch.setattr(data, "invent", lambda seed: arrays)
+    *sets, name = data.load_data("auto", tmp_path)
+    assert name == "invented" and [len(drawings.names) for drawings in sets] == [30, 10, 10]
+    assert len(set().union(*(drawings.names for drawings in sets))) == 50
+    with pytest.raises(data.UserError, match="images_background.zip is not there"):
+        data.load_data("omniglot", tmp_path)
+    (tmp_path / "all_runs.zip").write_bytes(b"no zip")
+    with pytest.raises(data.UserError, match="all_runs.zip"):
+        data.lake_runs(tmp_path)
+
+
+def test_images_shrink_as_kochs_do():
+    images = random_drawings().images[:, 0]
+    assert np.allclose(data.to_input(images.numpy(), 35), koch.to_input(images, 35).numpy(), atol=1e-6)
+    assert np.array_equal(data.to_input(images.numpy(), 105), koch.to_input(images, 105).numpy())
+
+
+def test_distortions_map_as_kochs_do(monkeypatch):
+    rng = np.random.default_rng(5)
+    images = (rng.random((40, 1, 35, 35)) < 0.2).astype(np.float32)
+    draw = rng.uniform(-1, 1, (40, 7))
+    draw[:7] = np.eye(7)  # each component alone, then all together
+    ranges = np.array([np.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105])
+    random = iter([torch.from_numpy((draw + 1) / 2).float(), torch.zeros(40, 7)])
+    monkeypatch.setattr(torch, "rand", lambda *shape, **how: next(random))
+    wanted = koch.distort(torch.from_numpy(images), None)
+    assert np.abs(data.affine(images, *(draw * ranges).T) - wanted.numpy()).max() < 1e-4
+
+
+def test_distortions_have_the_papers_ranges_and_leave_paper_outside(monkeypatch):
+    seen = []
+    monkeypatch.setattr(data, "affine", lambda images, *numbers: seen.append(np.array(numbers)))
+    data.distort(np.zeros((4000, 1, 35, 35), np.float32), np.random.default_rng(0))
+    ranges = np.array([np.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105])
+    largest, present = np.abs(seen[0]).max(1), (seen[0] != 0).mean(1)
+    assert (largest <= ranges).all() and (largest > 0.97 * ranges).all()  # in the ranges, and over all of them
+    assert (np.abs(present - 0.5) < 0.04).all() and (np.abs(seen[0].mean(1)) < 0.04 * ranges).all()
+    monkeypatch.undo()
+    far = data.affine(np.ones((1, 1, 9, 9), np.float32), *np.array([[0], [0], [0], [0], [0], [1.0], [0]]))
+    assert np.array_equal(far[0, 0, :, :4], np.ones((9, 4))) and not far[0, 0, :, 5:].any()
+
+
+def test_a_minibatch_has_different_drawings_of_different_characters_of_one_alphabet():
+    drawings = numpy_drawings(n_characters=(12, 11, 3))
+    known = {image.tobytes(): (c, d) for c, row in enumerate(drawings.images) for d, image in enumerate(row)}
+    rng, kinds = np.random.default_rng(1), set()
+    for _ in range(12):
+        images, characters = data.draw_batch(drawings, 4, 5, 3, rng)
+        assert images.shape == (4, 15, 105, 105) and images.dtype == np.uint8 and characters.shape == (4, 15)
+        for alphabet, own in zip(images, characters):
+            turns = [turn for turn in np.ndindex(2, 2, 2) if turned(alphabet[0], *turn).tobytes() in known]
+            assert len(turns) == 1  # one symmetry of the square, the same for all of the alphabet
+            kinds.add(turns[0])
+            found = [known[turned(image, *turns[0]).tobytes()] for image in alphabet]
+            assert [c for c, _ in found] == own.tolist() and len(set(found)) == 15
+            assert len(set(own)) == 5 and len(set(drawings.alphabet[own])) == 1 and drawings.alphabet[own[0]] < 2
+    assert len(kinds) == 8
+    with pytest.raises(data.UserError, match="no alphabet has 13 characters"):
+        data.draw_batch(drawings, 4, 13, 3, rng)
+
+
+def turned(image, transposed, mirrored, on_head):
+    """Undo data.draw_batch's turn."""
+    image = image[::-1] if on_head else image
+    image = image[:, ::-1] if mirrored else image
+    return np.ascontiguousarray(image.T if transposed else image)
+
+
+def test_a_trial_has_one_right_answer_by_another_drawer():
+    drawings = numpy_drawings(n_characters=(21, 25, 5))
+    trials = data.one_shot_trials(drawings, 20, 60, np.random.default_rng(0))
+    known = {image.tobytes(): (c, d) for c, row in enumerate(drawings.images) for d, image in enumerate(row)}
+    for trial in range(60):
+        character, drawer = known[trials.images[trials.test[trial]].tobytes()]
+        support = [known[trials.images[i].tobytes()] for i in trials.support[trial]]
+        assert len({c for c, _ in support}) == 20 and len({d for _, d in support}) == 1 and support[0][1] != drawer
+        assert support[trials.answers[trial]][0] == character
+        assert len({drawings.alphabet[c] for c, _ in support}) == 1
+    assert len(set(trials.answers.tolist())) > 12
+    with pytest.raises(data.UserError, match="no 26-way trial"):
+        data.one_shot_trials(drawings, 26, 1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("value, right", [(0.0, 0), (np.inf, 0), (np.nan, 0), (None, 60)])
+def test_a_scorer_that_knows_nothing_gets_no_trial_and_an_oracle_gets_all(value, right):
+    drawings = numpy_drawings()
+    trials = data.one_shot_trials(drawings, 20, 60, np.random.default_rng(0))
+    known = {image.tobytes(): float(c) for c, row in enumerate(drawings.images) for image in row}
+
+    def features(images):
+        return np.array([[known[image.tobytes()]] for image in images])
+
+    def logit(h1, h2):
+        return -np.abs(h1 - h2)[:, 0] if value is None else np.full(len(h1), value)
+
+    assert (data.one_shot_answers(features, logit, trials) == trials.answers).sum() == right
+
+
+def test_one_nan_logit_makes_the_answer_wrong():
+    trials = data.one_shot_trials(numpy_drawings(), 20, 10, np.random.default_rng(0))
+    one = iter(range(10**6))
+    logit = lambda h1, h2: np.where(np.arange(20) == next(one) % 20, np.nan, np.arange(20.0))  # noqa: E731
+    answers = data.one_shot_answers(lambda images: np.zeros((len(images), 1)), logit, trials)
+    assert (answers == -1).all()
+
+
+def test_the_interval_is_kochs():
+    for right, n in ((0, 400), (87, 400), (368, 400), (400, 400)):
+        assert data.wilson_interval(right, n) == pytest.approx(koch.wilson_interval(right, n), abs=1e-12)
+
+
+# Training and the same answers ----------------------------------------------------------------------------------------
+
+
+def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe():
+    torch.manual_seed(0)
+    net = koch.SiameseNet(35).double().train()
+    torch.nn.init.normal_(net.join.weight, 0, 0.1)
+    weights, rng = weights_of(net), np.random.default_rng(0)
+    images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
+    loss = koch.pair_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
+    loss.backward()
+    ours, gradients, after = train.loss_and_gradients(weights, images, characters)
+    assert ours == pytest.approx(loss.item(), rel=1e-10)
+    for name, p in net.named_parameters():
+        assert np.abs(gradients[name] - p.grad.numpy()).max() < 1e-9 * max(1e-3, p.grad.abs().max().item()), name
+    for name, tensor in net.state_dict().items():
+        assert np.allclose(after[name], tensor.numpy(), rtol=1e-10, atol=1e-14), name
+
+
+def test_training_steps_follow_kochs_to_the_last_digits():
+    torch.manual_seed(0)
+    net = koch.SiameseNet(35).double().train()
+    config = koch.settle(koch.Config(device="cpu", size=35, precision="float32", steps=1000))
+    optimizers, parameters, state = koch.make_optimizers(net, config), weights_of(net), {"muon": {}, "adamw": {}}
+    optimizers[0].param_groups[0]["dtype"] = torch.float64
+    assert (config.learning_rate, config.adam_learning_rate, config.weight_decay, config.warmup) == (
+        train.MUON_RATE, train.ADAMW_RATE, train.WEIGHT_DECAY, train.WARMUP,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    for step in range(3):
+        images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
+        loss = koch.pair_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
+        net.zero_grad()
+        loss.backward()
+        for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
+            optimizer.param_groups[0]["lr"] = highest * koch.schedule(step, config)
+            optimizer.step()
+        factor = koch.schedule(step, config)
+        parameters, state, ours = train.training_step(parameters, state, images, characters, factor)
+        assert ours == pytest.approx(loss.item(), rel=1e-8)
+    for name, tensor in net.state_dict().items():
+        assert np.abs(parameters[name] - tensor.numpy()).max() < 1e-6, name
+
+
+def test_training_learns_ends_with_a_checkpoint_that_koch_reads_and_repeats_itself(here, capsys):
+    results = [train.train("auto", "", steps=4, seed=3, name=name) for name in ("a", "b")]
+    assert results[0] == results[1]
+    assert {path.name for path in (here / "runs/a").iterdir()} == {"best.npz", "curves.png", "log.csv"}
+    (first, about), (second, _) = (train.load_checkpoint(here / "runs" / name / "best.npz") for name in "ab")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert about["config"]["data"] == "invented" and about["config"]["seed"] == 3
+    net = koch.load_checkpoint("runs/a/best.npz")
+    assert net.size == 35 and net.step == about["step"] and net.config.data == "invented"
+    assert all(np.array_equal(tensor.numpy(), first[name]) for name, tensor in net.state_dict().items())
+    said = capsys.readouterr().out
+    assert "400 one-shot trials within invented alphabets" in said and "koch.py oneshot runs/a/best.npz" in said
+    other = train.train("auto", "", steps=4, seed=4, name="c")
+    assert not np.array_equal(train.load_checkpoint("runs/c/best.npz")[0]["twin.0.weight"], first["twin.0.weight"])
+    assert 0 <= other <= 1
+
+
+def test_the_best_checkpoint_is_kept_not_the_last(here, monkeypatch):
+    scores = iter([0.25, 0.75, 0.5, 0.125])
+    trials = data.one_shot_trials(numpy_drawings(n_characters=(21, 22)), 20, 8, np.random.default_rng(0))
+
+    def answers(parameters, taken):
+        right = np.array(taken.answers)
+        right[int(next(scores, 1.0) * len(right)) :] = -1
+        return right
+
+    monkeypatch.setattr(train, "answers", answers)
+    assert len(trials.answers) == 8
+    train.train("auto", "", steps=4, name="kept")
+    assert train.load_checkpoint("runs/kept/best.npz")[1]["step"] == 2
+
+
+def test_same_weights_same_answers_at_size_35(invented, request):
+    torch.manual_seed(0)
+    net, rng = koch.SiameseNet(35), np.random.default_rng(0)
+    drawings = data.Drawings(invented.images.numpy(), invented.alphabet.numpy(), invented.names)
+    parameters, state = weights_of(net), {"muon": {}, "adamw": {}}
+    for _ in range(10):  # so that the running statistics are no longer those of the start
+        images, characters = data.draw_batch(drawings, 2, 5, 2, rng)
+        x = data.to_input(images.reshape(-1, 105, 105), 35)
+        parameters, state, _ = train.training_step(parameters, state, x, characters, 0.5)
+    if os.environ.get("KOCH_DATA"):
+        trials = koch.lake_runs(request.getfixturevalue("data_dir"))
+    else:
+        trials = koch.one_shot_trials(invented, 20, 200, torch.Generator().manual_seed(0))
+    net.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in parameters.items()})
+    agree(net.eval(), parameters, trials)
+
+
+def test_same_weights_same_answers_at_size_105(invented):
+    torch.manual_seed(0)
+    net = koch.SiameseNet(105).eval()
+    trials = koch.one_shot_trials(invented, 20, 4, torch.Generator().manual_seed(0))
+    agree(net, weights_of(net), trials)
+
+
+def agree(net, parameters, trials):
+    """Assert that features are within 1e-4 and all answers are the same."""
+    ours = data.Trials(*(getattr(trials, name).numpy() for name in data.Trials._fields))
+    with torch.no_grad():
+        h = net.features(koch.to_input(trials.images[:50], net.size)).numpy()
+    mine = network.features_forward(parameters, data.to_input(ours.images[:50], net.size))[0]
+    assert mine.dtype == np.float32 and np.abs(mine - h).max() < 1e-4 and np.abs(h).max() > 0.1
+    assert np.array_equal(train.answers(parameters, ours), koch.one_shot_answers(net, trials).numpy())
+
+
+# Without torch --------------------------------------------------------------------------------------------------------
+
+
+def test_no_module_but_compare_imports_torch_and_none_scipy():
+    for path in (ROOT / "reference_numpy").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            heads = {name.partition(".")[0] for name in names}
+            assert "scipy" not in heads and ("torch" not in heads or path.name == "compare.py"), path
+    top = ast.parse((ROOT / "reference_numpy/compare.py").read_text()).body
+    assert "torch" not in {a.name.partition(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
+
+
+def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path):
+    code = """
+import reference_numpy.train as train, reference_numpy.compare
+from reference_numpy.__main__ import main
+train.N_VALIDATION, train.VALIDATIONS = 8, 1
+print("status", main(["train", "--steps", "2", "--data", "invented", "--name", "small"]))
+"""
+    done = run_python(code, tmp_path)
+    assert "status 0" in done.stdout, done.stderr
+    assert "no Omniglot" in done.stdout and "this net, trained on invented" in done.stdout
+    assert (tmp_path / "runs/small/best.npz").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["train", "--steps", "0"], "--steps"),
+        (["train", "--stepz", "3"], "--stepz"),
+        (["train", "--step", "3"], "--step"),
+        (["train", "--data-dir", "nowhere", "--data", "omniglot"], "is not there"),
+        (["train", "--name", "a/b"], "--name"),
+        (["compare", "no_such_module"], "no_such_module"),
+        ([], "COMMAND"),
+    ],
+)
+def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(lines) == 1 and said in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_and_one_of_another_program_are_refused(tmp_path):
+    path = tmp_path / "best.npz"
+    path.write_bytes(b"PK nothing")
+    for load, error in ((train.load_checkpoint, data.UserError), (koch.load_checkpoint, koch.UserError)):
+        with pytest.raises(error, match="is not a checkpoint"):
+            load(path)
+    np.savez(path, weight=np.zeros(3))
+    for load, error in ((train.load_checkpoint, data.UserError), (koch.load_checkpoint, koch.UserError)):
+        with pytest.raises(error, match="is not a checkpoint"):
+            load(path)
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+STUDENT = '''
+import os, sys, time
+import numpy as np
+from reference_numpy.layers import *
+print("x" * 1000000)
+def relu_forward(x): return np.maximum(x, 0).astype(np.float64), x > 0
+def sigmoid_forward(x): raise ValueError("not yet")
+def linear_forward(x, w, b): return (x @ w.T + b).T, (x, w)
+def batchnorm_forward(*arguments): time.sleep(60)
+def l1_join_forward(*arguments): os._exit(3)
+def bce_with_logits_forward(logits, same): return np.float32("nan"), logits
+def contrastive_loss_backward(dout, slope): return dout * slope
+def l2_penalty_forward(w, l2): sys.exit(1)
+del maxpool2x2_backward
+'''
+
+
+def test_the_table_goes_on_whatever_a_students_module_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare, "BUDGET", 0.01)
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    (tmp_path / "student.py").write_text(STUDENT)
+    rows = compare.compare("student.py", quick=True, limit=4.0)
+    said = capsys.readouterr().out
+    problems = {row["operation"]: row.get("problem", "") for row in rows if row["implementation"] == "student.py"}
+    expected = {
+        "relu": "out is float64, not float32", "sigmoid": "ValueError: not yet", "linear": "out has shape",
+        "batchnorm": "ran past the limit of 4 s", "l1_join": "exit status 3", "bce_with_logits": "not finite",
+        "contrastive_loss": "backward returned 1 gradients, not 2", "l2_penalty": "ended its process",
+        "maxpool2x2": "has no maxpool2x2_backward",
+    }  # fmt: skip
+    for operation, problem in expected.items():
+        assert problem in problems[operation], (operation, problems[operation])
+        assert problems[operation] in said
+    assert not problems["conv2d"] and not problems["softmax_cross_entropy"]
+    assert {row["operation"] for row in rows} == {case.operation for case in compare.all_cases()} | {"siamese net"}
+    for row in rows:  # everything that is no student's is as exact as float32 can be
+        if row["implementation"] not in ("student.py", "torch") and "problem" not in row:
+            relative = [value for key, value in row.items() if key.startswith("relative_error")]
+            assert relative and max(relative) < 1e-4, row
+    assert (tmp_path / "runs/compare/roofline.png").stat().st_size > 5000
+    assert len((tmp_path / "runs/compare/compare.csv").read_text().splitlines()) == len(rows) + 1
+
+
+def test_the_teaching_way_agrees_with_the_ladder():
+    rng = np.random.default_rng(0)
+    x, w, b = rng.standard_normal((3, 2, 7, 9)), rng.standard_normal((5, 2, 3, 2)), rng.standard_normal(5)
+    (out, cache), (wanted, theirs) = compare.im2col_forward(x, w, b), layers.conv2d_forward(x, w, b)
+    dout = rng.standard_normal(out.shape)
+    for a, b in zip((out, *compare.im2col_backward(dout, cache)), (wanted, *layers.conv2d_backward(dout, theirs))):
+        assert np.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_an_error_in_a_result_shows_in_its_own_column(monkeypatch):
+    monkeypatch.setattr(compare, "BUDGET", 0.0)
+    monkeypatch.setattr(compare, "PAUSE", 0.0)
+    right = layers.linear_backward
+
+    def wrong(dout, cache):
+        dx, dw, db = right(dout, cache)
+        return dx, 1.5 * dw, 1.5 * db
+
+    monkeypatch.setattr(layers, "linear_backward", wrong)
+    case = next(case for case in compare.all_cases() if case.operation == "linear" and case.small)
+    row = compare.compare_case(case, np.random.default_rng(0), None, 1e11)[-1]
+    assert row["relative_error_out"] < 1e-5 and row["relative_error_dx"] < 1e-5
+    assert row["relative_error_dw"] == pytest.approx(0.5, abs=1e-3) == row["relative_error_db"]
