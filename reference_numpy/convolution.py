@@ -275,24 +275,27 @@ def dw_blocked(dout, x):
     K = C * KH * KW
     dw = np.empty((F, K), dout.dtype)
     images, rows = tiling(N, OH, OW, DW_TILE)
+    tiles, F4, V = -(-OH // rows), -(-F // 4) * 4, vectors(images * rows * OW)  # tiles of an image; a tile's size
+    left = aligned(-(-N // images) * tiles * F4, V, dout)  # dout, tile by tile
+    for item in prange(len(left) // F4):
+        n0, y0 = item // tiles * images, item % tiles * rows
+        left[item * F4 : (item + 1) * F4] = 0  # what is beyond a tile counts nothing
+        gather(left[item * F4 :], dout, (n0, min(N, n0 + images), y0, min(OH, y0 + rows), OW), 0, F, 1)
     owned = min(DW_TAPS, -(-K // 32) * 4)  # eight owners or more, of a multiple of four taps each
     for item in prange(-(-K // owned)):
         k0, k1 = item * owned, min(K, (item + 1) * owned)
         c0, c1 = k0 // (KH * KW), (k1 - 1) // (KH * KW) + 1
-        block = np.zeros((-(-F // 4) * 4, -(-(k1 - k0) // 4) * 4), x.dtype)
-        for n0 in range(0, N, images):
-            for y0 in range(0, OH, rows):
-                n1, y1 = min(N, n0 + images), min(OH, y0 + rows)
-                line = (n1 - n0) * OW
-                L = vectors(line * (y1 - y0))
-                S = L + vectors(line * (KH - 1))
-                left, buffer = aligned(len(block), L, x), aligned((c1 - c0) * KW, S, x)
-                left[:, line * (y1 - y0) :] = 0  # what is beyond the tile counts nothing
-                left[F:] = 0
-                buffer[:, line * (y1 - y0 + KH - 1) :] = 0
-                gather(left, dout, (n0, n1, y0, y1, OW), 0, F, 1)
-                gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
-                add_dots(block, left, buffer.reshape(-1), tap_rows(k0, k1, KH, KW, line, S))
+        block = np.zeros((F4, -(-(k1 - k0) // 4) * 4), x.dtype)
+        for tile in range(len(left) // F4):
+            n0, y0 = tile // tiles * images, tile % tiles * rows
+            n1, y1 = min(N, n0 + images), min(OH, y0 + rows)
+            line = (n1 - n0) * OW
+            S = V + vectors(line * (KH - 1))
+            buffer = aligned((c1 - c0) * KW, S, x)
+            buffer[:, line * (y1 - y0 + KH - 1) :] = 0
+            gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
+            buffer_rows = tap_rows(k0, k1, KH, KW, line, S)
+            add_dots(block, left[tile * F4 : (tile + 1) * F4], buffer.reshape(-1), buffer_rows)
         dw[:, k0:k1] = block[:F, : k1 - k0]
     return dw.reshape(F, C, KH, KW)
 

@@ -106,9 +106,12 @@ def product(a, b):
         block[:] = 0
         for k0 in range(0, K, DEPTH):
             k1 = min(K, k0 + DEPTH)
-            for k in range(k0, k1):
+            if b.strides[0] > b.strides[1]:
+                part[: k1 - k0, : l1 - l0] = b[k0:k1, l0:l1]
+            else:  # a transposed matrix is read along its memory
                 for column in range(l0, l1):
-                    part[k - k0, column - l0] = b[k, column]
+                    for k in range(k0, k1):
+                        part[k - k0, column - l0] = b[k, column]
             block_rows, part_rows = np.arange(m1 - m0) * V, np.arange(k1 - k0) * V
             add_product(block.reshape(-1), block_rows, a[m0:m1, k0:k1], part.reshape(-1), part_rows, V)
         out[m0:m1, l0:l1] = block[:, : l1 - l0]
