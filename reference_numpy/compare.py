@@ -587,22 +587,24 @@ def print_summary(rows):
         for row in rows
         if "forward_s" in row
     }
-    print("in short: how many times as fast, forwards and backwards")
+    print("in short, forwards and backwards")
     ladder = ("loops", "taps"), ("loops", "numba"), ("numba", "blocked"), ("im2col", "blocked"), ("torch", "blocked")
     for slow, fast in (*ladder, ("torch", "reference")):
         for (operation, shape, name), seconds in times.items():
             if name == fast and operation in ("conv2d", "siamese net") and (operation, shape, slow) in times:
-                print(f"  {fast:>9} as {slow:7}{times[operation, shape, slow] / seconds:8.2f}   {operation}, {shape}")
+                ratio = times[operation, shape, slow] / seconds
+                print(f"  {fast:>9} is {ratio:8.2f} times as fast as {slow:7} {operation}, {shape}")
 
 
 def draw_roofline(rows, product, bandwidth, path):
     """Draw the convolutions' rates over their arithmetic intensity, under this machine's two limits, into a PNG."""
     from matplotlib.figure import Figure
 
-    picture = Figure((8, 5), layout="constrained")
+    picture = Figure((9, 5), layout="constrained")
     axes = picture.subplots()
     x = np.geomspace(1, 2000, 200)
-    axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color="gray", label="this machine's limit")
+    limit = f"limit: {product / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
+    axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color="gray", label=limit)
     styles = {"loops": ("v", "tab:red"), "taps": ("s", "tab:purple"), "numba": ("^", "tab:orange"),
               "im2col": ("D", "tab:brown"), "blocked": ("o", "tab:blue"), "torch": ("*", "tab:green")}  # fmt: skip
     drawn = set()
@@ -617,11 +619,11 @@ def draw_roofline(rows, product, bandwidth, path):
         if row["operation"] == "conv2d" and row["implementation"] == "torch":
             axes.axvline(row["flop_per_byte"], color="lightgray", linewidth=0.8, zorder=0)
             what = row["shape"].partition(":")[0].partition(",")[0]
-            place = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "bottom"}
-            axes.text(row["flop_per_byte"], 0.01, what, fontsize=7, color="gray", **place)
+            place = {"transform": axes.get_xaxis_transform(), "rotation": 45, "ha": "left", "va": "bottom"}
+            axes.text(row["flop_per_byte"], 1.01, what, fontsize=8, color="gray", **place)
     axes.set(xscale="log", xlabel="arithmetic intensity (floating-point operations per byte that must be moved)")
     axes.set(yscale="log", ylabel="rate, forwards and backwards (GFLOP/s)")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    picture.legend(loc="outside right upper", fontsize=8)
     with written_whole(path) as file:
         picture.savefig(file, format="png", dpi=110)

@@ -157,7 +157,7 @@ def dw_numba(dout, x):
 #   holds x[c, y, z + j] for the tile's rows and KH - 1 more, from its line i on: rows may overlap, as add_product's do.
 
 TILE, DW_TILE = 384, 1024  # outputs in a tile, about
-SHIFTS, DW_TAPS = 32768, 64  # numbers in a buffer (128 KB; a core's level-2 cache holds 1 MB); taps of an owner
+SHIFTS, DW_TAPS = 8192, 64  # numbers in a buffer, four channels at least: 32 KB, a level-1 cache; taps of an owner
 
 
 @kernel

@@ -1,9 +1,13 @@
 """What the tests share: small sets of drawings, scorers that are no nets, and the real data where it is at hand."""
 
+import functools
+import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +16,86 @@ sys.path.insert(0, str(ROOT))
 
 import koch  # noqa: E402
 
+REFERENCE = "reference_numpy.layers"
+
+
+def pytest_addoption(parser):
+    text = f"layers to test: a module that can be imported, or a .py file (default {REFERENCE})"
+    parser.addoption("--impl", default=REFERENCE, metavar="MODULE", help=text)
+    parser.addoption("--seed", default=0, type=int, metavar="N", help="draws the layers' inputs (default 0)")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     config.option.reportchars += "s"  # say why a test is skipped
+    config.addinivalue_line("markers", "compiled: so much work that it is left out where Numba does not compile")
+    if config.option.impl != REFERENCE:  # at once, not in each test
+        try:
+            import_layers(config.option.impl)
+        except (ImportError, OSError) as error:
+            raise pytest.UsageError(f"--impl {config.option.impl}: {error}") from None
+
+
+@functools.cache
+def import_layers(name):
+    """Import a module by its name, from the current folder or this project's, or by the path of its file."""
+    if not name.endswith(".py"):
+        sys.path += [] if os.getcwd() in sys.path else [os.getcwd()]
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    sys.path.append(str(path.parent))  # for what it imports from beside it
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Layers:
+    """Look up a function in the module under test; one that is missing or not yet written fails the test in one line."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        function = getattr(self.module, name, None)
+        if function is None:
+            pytest.fail(f"{self.module.__name__} has no function {name}", pytrace=False)
+
+        def call(*arguments, **options):
+            try:
+                return function(*arguments, **options)
+            except NotImplementedError as error:
+                pytest.fail(f"{self.module.__name__}.{name} is not implemented: {error}", pytrace=False)
+
+        return call
+
+
+@pytest.fixture(scope="session")
+def impl(request):
+    return Layers(import_layers(request.config.option.impl))
+
+
+@pytest.fixture
+def seed(request):
+    return request.config.option.seed
+
+
+@pytest.fixture
+def draw(seed):
+    """A NumPy generator, the same at the start of every test."""
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def one_thread():
+    """Let Numba compute in one thread: for small arrays it is faster, by far where other programs want the cores."""
+    import numba  # here, as most tests need none of it
+
+    n_threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(n_threads)
 
 
 WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip files"

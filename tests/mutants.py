@@ -1,0 +1,552 @@
+"""Planted mistakes in reference_numpy, and how they are put before the tests. test_mutants.py wants each one rejected.
+
+    python tests/mutants.py WANTED OUT    the outcomes of the mutants that the JSON file WANTED names go to the file OUT
+
+Each mistake is one piece of text that stands exactly once in one file, and what is put in its place.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+PACKAGE = TESTS.parent / "reference_numpy"
+RUNS_OF = {  # file: the tests that its mistakes are put before, and whether Numba compiles
+    "convolution": (["test_convolution.py"], "plain"),
+    "products": (["test_convolution.py"], "plain"),
+    "jit": (["test_convolution.py"], "plain"),
+    "layers": (["test_layers.py"], "plain"),
+    "network": (["test_network.py"], "plain"),
+    "learning": (["test_network.py"], "plain"),
+    "gradcheck": (["test_gradcheck.py"], "plain"),
+}
+CHOSEN = {  # (file, how): tests, where not all are wanted
+    ("convolution", "race"): "test_a_rungs_results_do_not_depend_on_the_number_of_threads and numba and float64",
+    ("jit", "race"): "machine_code",
+    ("network", "kept"): "parameters_have or features_are_those",
+}
+
+
+class Mutant(NamedTuple):
+    """Hold a mistake. how: "plain", Numba compiles nothing; "kept", it takes the machine code that it kept of the files
+    that have no mistake; "race", it compiles all anew and uses two threads."""
+
+    file: str
+    mistake: str
+    old: str
+    new: str
+    how: str = ""
+
+
+MUTANTS = [
+    # convolution.py, rungs 1 to 3
+    Mutant("convolution", "loops: the filter is flipped",
+           "total += float(x[n, c, y + i, z + j]) * float(w[f, c, i, j])",
+           "total += float(x[n, c, y + i, z + j]) * float(w[f, c, KH - 1 - i, KW - 1 - j])"),
+    Mutant("convolution", "loops: dx is flipped",
+           "dx[n, c, y + i, z + j] += float(dout[n, f, y, z]) * float(w[f, c, i, j])",
+           "dx[n, c, y + i, z + j] += float(dout[n, f, y, z]) * float(w[f, c, KH - 1 - i, KW - 1 - j])"),
+    Mutant("convolution", "loops: dw of the last output alone",
+           "dw[f, c, i, j] += float(dout[n, f, y, z]) * float(x[n, c, y + i, z + j])",
+           "dw[f, c, i, j] = float(dout[n, f, y, z]) * float(x[n, c, y + i, z + j])"),
+    Mutant("convolution", "taps: a window one row too low",
+           'out += np.einsum("ncyz,fc->nfyz", x[:, :, i : i + OH, j : j + OW], w[:, :, i, j])',
+           'out += np.einsum("ncyz,fc->nfyz", x[:, :, KH - 1 - i : KH - 1 - i + OH, j : j + OW], w[:, :, i, j])'),
+    Mutant("convolution", "taps: dx keeps the last tap's share alone",
+           'dx[:, :, i : i + OH, j : j + OW] += np.einsum("nfyz,fc->ncyz", dout, w[:, :, i, j])',
+           'dx[:, :, i : i + OH, j : j + OW] = np.einsum("nfyz,fc->ncyz", dout, w[:, :, i, j])'),
+    Mutant("convolution", "taps: dw's taps transposed where the filter is square",
+           'dw[:, :, i, j] = np.einsum("nfyz,ncyz->fc", dout, x[:, :, i : i + OH, j : j + OW])',
+           'dw[:, :, i, j] = np.einsum("nfyz,ncyz->fc", dout, x[:, :, min(j, H - OH) : min(j, H - OH) + OH, '
+           'min(i, W - OW) : min(i, W - OW) + OW])'),
+    Mutant("convolution", "numba: the channels of the first image for all",
+           "total += x[n, c, y + i, z + j] * w[f, c, i, j]", "total += x[0, c, y + i, z + j] * w[f, c, i, j]"),
+    Mutant("convolution", "numba: a stride of two along one axis",
+           "total += x[n, c, y + i, z + j] * w[f, c, i, j]",
+           "total += x[n, c, min(2 * y + i, H - 1), z + j] * w[f, c, i, j]"),
+    Mutant("convolution", "numba: dx loses the last row of outputs",
+           "for i in range(max(0, y - OH + 1), min(KH, y + 1)):", "for i in range(max(0, y - OH + 2), min(KH, y + 1)):"),
+    Mutant("convolution", "numba: dx is cropped by one column",
+           "for j in range(max(0, z - OW + 1), min(KW, z + 1)):", "for j in range(max(0, z - OW + 1), min(KW, z)):"),
+    Mutant("convolution", "numba: dw leaves out the last image",
+           "                    for n in range(N):\n                        for y in range(OH):",
+           "                    for n in range(max(1, N - 1)):\n                        for y in range(OH):"),
+    Mutant("convolution", "numba: dw's sum kept in float32",
+           "                    dw[f, c, i, j] = total\n    return dw",
+           "                    dw[f, c, i, j] = np.float32(total)\n    return dw"),
+    Mutant("convolution", "numba: threads share one dw, and each image adds to it",
+           """    for f in prange(F):
+        for c in range(C):
+            for i in range(dw.shape[2]):
+                for j in range(dw.shape[3]):
+                    total = 0.0
+                    for n in range(N):
+                        for y in range(OH):
+                            for z in range(OW):
+                                total += dout[n, f, y, z] * x[n, c, y + i, z + j]
+                    dw[f, c, i, j] = total
+    return dw""",
+           """    dw[:] = 0
+    for n in prange(N):
+        for y in range(OH):
+            for z in range(OW):
+                for f in range(F):
+                    for c in range(C):
+                        for i in range(dw.shape[2]):
+                            for j in range(dw.shape[3]):
+                                dw[f, c, i, j] += dout[n, f, y, z] * x[n, c, y + i, z + j]
+    return dw""", "race"),
+    Mutant("convolution", "numba: threads share an image's dx, and each filter adds to it",
+           """    for plane in prange(N * C):
+        n, c = plane // C, plane % C
+        for y in range(dx.shape[2]):
+            for z in range(dx.shape[3]):
+                total = 0.0
+                for f in range(F):
+                    for i in range(max(0, y - OH + 1), min(KH, y + 1)):  # the taps that pixel (y, z) lay under
+                        for j in range(max(0, z - OW + 1), min(KW, z + 1)):
+                            total += dout[n, f, y - i, z - j] * w[f, c, i, j]
+                dx[n, c, y, z] = total
+    return dx""",
+           """    dx[:] = 0
+    for f in prange(F):
+        for n in range(N):
+            for c in range(C):
+                for y in range(OH):
+                    for z in range(OW):
+                        for i in range(KH):
+                            for j in range(KW):
+                                dx[n, c, y + i, z + j] += dout[n, f, y, z] * w[f, c, i, j]
+    return dx""", "race"),
+    # convolution.py, the blocks
+    Mutant("convolution", "blocks: taps i and j change places", "c, i, j = k // (KH * KW) - k0 // (KH * KW), k // KW % KH, k % KW",
+           "c, j, i = k // (KH * KW) - k0 // (KH * KW), k // KW % KH, k % KW"),
+    Mutant("convolution", "blocks: overlapping rows begin one number too late",
+           "rows[k - k0] = (c * KW + j) * S + i * line", "rows[k - k0] = (c * KW + j) * S + i * (line + 1)"),
+    Mutant("convolution", "blocks: an owner's first channel is taken for channel 0",
+           "c, i, j = k // (KH * KW) - k0 // (KH * KW),", "c, i, j = k // (KH * KW) - 0 * k0,"),
+    Mutant("convolution", "blocks: gather copies from one column on",
+           "source, target = x[n, c, y, j : j + OW], buffer[r, p : p + OW]",
+           "source, target = x[n, c, y, max(j - 1, 0) : max(j - 1, 0) + OW], buffer[r, p : p + OW]"),
+    Mutant("convolution", "blocks: gather leaves out the last line",
+           "        c, j, p = c0 + r // KW, r % KW, 0\n        for y in range(y0, y1):\n            for n in range(n0, n1):\n"
+           "                source, target = x[n",
+           "        c, j, p = c0 + r // KW, r % KW, 0\n        for y in range(y0, max(y0 + 1, y1 - 1)):\n"
+           "            for n in range(n0, n1):\n                source, target = x[n"),
+    Mutant("convolution", "blocks: scatter overwrites", "target[z] += source[z]", "target[z] = source[z]"),
+    Mutant("convolution", "blocks: scatter one column off",
+           "source, target = buffer[r, p : p + OW], x[n, c, y, j : j + OW]",
+           "source, target = buffer[r, p : p + OW], x[n, c, y, KW - 1 - j : KW - 1 - j + OW]"),
+    Mutant("convolution", "blocks: forward drops the last tile",
+           "for item in prange(-(-N // images) * tiles):", "for item in prange(max(1, -(-N // images) * tiles - 1)):"),
+    Mutant("convolution", "blocks: the last tile's rows are lost where they do not come out even",
+           "tiles = -(-OH // rows)  # of one image", "tiles = OH // rows  # of one image"),
+    Mutant("convolution", "blocks: dx drops the last images",
+           "    for item in prange(-(-N // images)):\n", "    for item in prange(max(1, N // images)):\n"),
+    Mutant("convolution", "blocks: dx of an image's first tile alone",
+           "        for y0 in range(0, OH, rows):\n            y1 = min(OH, y0 + rows)\n            L = vectors(line * (y1 - y0))\n"
+           "            S",
+           "        for y0 in range(0, rows, rows):\n            y1 = min(OH, y0 + rows)\n            L = vectors(line * (y1 - y0))\n"
+           "            S"),
+    Mutant("convolution", "blocks: forward's block is not zeroed",
+           "        block[:] = 0\n        for c0 in range(0, C, n_channels):", "        for c0 in range(0, C, n_channels):"),
+    Mutant("convolution", "blocks: forward starts anew at each part of the channels",
+           "            gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)\n            filters",
+           "            gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)\n            block[:] = 0\n            filters"),
+    Mutant("convolution", "blocks: dx's buffer is not zeroed", "                buffer[:] = 0\n", ""),
+    Mutant("convolution", "blocks: dx skips the last part of the channels",
+           "            for c0 in range(0, C, n_channels):\n                c1 = min(C, c0 + n_channels)",
+           "            for c0 in range(0, max(1, C - n_channels), n_channels):\n                c1 = min(C, c0 + n_channels)"),
+    Mutant("convolution", "blocks: the filters of the first channels for all",
+           "filters = w.reshape(F, C * taps)[:, c0 * taps : c1 * taps]", "filters = w.reshape(F, C * taps)[:, : (c1 - c0) * taps]"),
+    Mutant("convolution", "blocks: dw's tail is not zeroed",
+           "left[item * F4 : (item + 1) * F4] = 0  # what is beyond a tile counts nothing", "pass"),
+    Mutant("convolution", "blocks: dw's buffer's tail is not zeroed", "buffer[:, line * (y1 - y0 + KH - 1) :] = 0", "pass"),
+    Mutant("convolution", "blocks: dw's last owner is dropped",
+           "for item in prange(-(-K // owned)):", "for item in prange(max(1, K // owned)):"),
+    Mutant("convolution", "blocks: dw of the first tile of images alone",
+           "for tile in range(len(left) // F4):", "for tile in range(tiles):"),
+    Mutant("convolution", "blocks: dw takes the next tile's dout", "add_dots(block, left[tile * F4 : (tile + 1) * F4],",
+           "add_dots(block, left[tile // 2 * F4 : (tile // 2 + 1) * F4],"),
+    Mutant("convolution", "blocks: dw leaves out an owner's last channel",
+           "c0, c1 = k0 // (KH * KW), (k1 - 1) // (KH * KW) + 1",
+           "c0, c1 = k0 // (KH * KW), max(k0 // (KH * KW) + 1, (k1 - 1) // (KH * KW))"),
+    Mutant("convolution", "blocks: forward's sums in float32",
+           "block, buffer = aligned(F, L, x), aligned(n_channels * KW, S, x)",
+           "block, buffer = aligned(F, L, np.zeros(1, np.float32)), aligned(n_channels * KW, S, x)"),
+    Mutant("convolution", "blocks: dw's sums in float32", "-(-(k1 - k0) // 4) * 4), x.dtype)", "-(-(k1 - k0) // 4) * 4), np.float32)"),
+    Mutant("convolution", "a NumPy product inside a kernel, which needs SciPy",
+           "    return dw.reshape(F, C, KH, KW)", "    return dw.reshape(F, C, KH, KW) + 0 * np.dot(dw, dw.T)[0, 0]"),
+    # products.py
+    Mutant("products", "the last rows are dropped", "    for row in range(M - M % 4, M):\n", "    for row in range(M, M):\n"),
+    Mutant("products", "the last terms of a sum are dropped",
+           "            for k in range(K - K % 4, K):\n", "            for k in range(K, K):\n"),
+    Mutant("products", "the last terms are added to the first row of four",
+           "add_row(out[out_rows[row] :][:L], a[row, k], b[b_rows[k] :])\n    for",
+           "add_row(out[out_rows[m] :][:L], a[row, k], b[b_rows[k] :])\n    for"),
+    Mutant("products", "one factor of sixteen is another", "out2[p] += a20 * v0 + a21 * v1 + a22 * v2 + a23 * v3",
+           "out2[p] += a20 * v0 + a21 * v1 + a23 * v2 + a23 * v3"),
+    Mutant("products", "add_row overwrites", "out[p] += factor * row[p]", "out[p] = factor * row[p]"),
+    Mutant("products", "add_dots overwrites", "out[m + i // 4, k + i % 4] += total", "out[m + i // 4, k + i % 4] = total"),
+    Mutant("products", "add_dots transposes each four by four", "out[m + i // 4, k + i % 4] += total",
+           "out[m + i % 4, k + i // 4] += total"),
+    Mutant("products", "the last block of rows is dropped",
+           "for item in prange(-(-M // ROWS) * across):", "for item in prange(max(1, M // ROWS) * across):"),
+    Mutant("products", "the last block of columns is dropped",
+           "for item in prange(-(-M // ROWS) * across):", "for item in prange(-(-M // ROWS) * across - (across > 1)):"),
+    Mutant("products", "the last terms beyond a block are dropped",
+           "for k0 in range(0, K, DEPTH):", "for k0 in range(0, max(1, K - DEPTH), DEPTH):"),
+    Mutant("products", "the block is not zeroed", "        block[:] = 0\n", ""),
+    Mutant("products", "the product's sums in float32", "block, part = aligned(m1 - m0, V, a), aligned(DEPTH, V, a)",
+           "block, part = aligned(m1 - m0, V, np.zeros(1, np.float32)), aligned(DEPTH, V, a)"),
+    Mutant("jit", "no machine code kept is an error", "    except RuntimeError:", "    except ZeroDivisionError:", "race"),
+    Mutant("jit", "options are lost where no machine code is kept",
+           "return numba.njit(**options)(function)", "return numba.njit()(function)", "plain"),
+    # layers.py: convolution, margin, pool
+    Mutant("layers", "the bias is left out", "        out += b[:, None, None]\n", "        pass\n"),
+    Mutant("layers", "the bias's gradient is averaged", "dout.sum((0, 2, 3)) if has_bias", "dout.mean((0, 2, 3)) if has_bias"),
+    Mutant("layers", "the bias's gradient of the first image alone", "dout.sum((0, 2, 3)) if has_bias",
+           "dout[0].sum((1, 2)) if has_bias"),
+    Mutant("layers", "the convolution adds the bias to its input",
+           "    out = RUNGS[rung][0](x, w)\n", "    if b is not None:\n        x += 0 * x + b[0]\n    out = RUNGS[rung][0](x, w)\n"),
+    Mutant("layers", "the convolution's buffer is kept from call to call",
+           "    out = RUNGS[rung][0](x, w)\n",
+           "    new = RUNGS[rung][0](x, w)\n    out = RUNGS.setdefault(('kept', new.shape, new.dtype), new)\n    out[...] = new\n"),
+    Mutant("layers", "the convolution remembers its last input",
+           "    x, w, has_bias, rung = cache\n", "    x, w, has_bias, rung = RUNGS.setdefault(('last', cache[0].shape), cache)\n"),
+    Mutant("layers", "dw before dx", "return dx(dout, w), dw(dout, x), dout", "return dw(dout, x), dx(dout, w), dout"),
+    Mutant("layers", "a kernel wider than the image is let through", " and x.shape[3] >= w.shape[3]\n", "\n"),
+    Mutant("layers", "a margin on the left and the top alone",
+           "out = np.zeros((N, C, H + 2 * margin, W + 2 * margin), x.dtype)",
+           "out = np.zeros((N, C, H + margin, W + margin), x.dtype)"),
+    Mutant("layers", "the margin is a view of dout",
+           "return dout[:, :, margin : H - margin, margin : W - margin].copy()",
+           "return dout[:, :, margin : H - margin, margin : W - margin]"),
+    Mutant("layers", "the margin's gradient is one off", "return dout[:, :, margin : H - margin,",
+           "return dout[:, :, margin - 1 : H - margin - 1,"),
+    Mutant("layers", "the last of equal maxima", "if value > best or value != value:", "if value >= best or value != value:"),
+    Mutant("layers", "a NaN is lost in the pool", "if value > best or value != value:", "if value > best:"),
+    Mutant("layers", "the pool takes columns before rows",
+           "value = x[n, c, 2 * y + k // 2, 2 * z + k % 2]", "value = x[n, c, 2 * y + k % 2, 2 * z + k // 2]"),
+    Mutant("layers", "the pool's gradient to all that are equal",
+           "                (upper if which[z] < 2 else lower)[2 * z + which[z] % 2] = slopes[z]",
+           "                upper[2 * z : 2 * z + 2] = lower[2 * z : 2 * z + 2] = slopes[z]"),
+    Mutant("layers", "the pool's gradient to the lower row", "(upper if which[z] < 2 else lower)", "(upper if which[z] < 1 else lower)"),
+    Mutant("layers", "the pool keeps an odd row",
+           "    out, first = largest(np.ascontiguousarray(x))\n",
+           "    if x.shape[2] % 2:\n        x = np.concatenate([x, x[:, :, -1:]], 2)\n"
+           "    out, first = largest(np.ascontiguousarray(x))\n"),
+    # layers.py: elementwise and fully connected
+    Mutant("layers", "relu'(0) = 1", "return np.maximum(x, 0), x > 0", "return np.maximum(x, 0), x >= 0"),
+    Mutant("layers", "relu works in place", "return np.maximum(x, 0), x > 0", "return np.maximum(x, 0, out=x), x > 0"),
+    Mutant("layers", "relu changes dout in place", "    return dout * positive",
+           "    dout = dout if dout.flags.writeable else dout.copy()\n    dout *= positive\n    return dout.copy()"),
+    Mutant("layers", "relu lets NaN be 0", "return np.maximum(x, 0), x > 0", "return np.where(x > 0, x, 0 * x.dtype.type(0)), x > 0"),
+    Mutant("layers", "a sigmoid that overflows", "out = np.where(x >= 0, 1 / (1 + e), e / (1 + e))",
+           "out = 1 / (1 + np.exp(-x)) + 0 * e"),
+    Mutant("layers", "the sigmoid's gradient from its input", "return out, out.copy()", "return out, x.copy()"),
+    Mutant("layers", "the sigmoid's out is its cache", "return out, out.copy()", "return out, out"),
+    Mutant("layers", "the sigmoid's slope without 1 - out", "return dout * out * (1 - out)", "return dout * out"),
+    Mutant("layers", "linear without bias", "return product(x, w.T) + b, (x, w)", "return product(x, w.T) + 0 * b, (x, w)"),
+    Mutant("layers", "linear's bias gradient averaged", "return product(dout, w), product(dout.T, x), dout.sum(0)",
+           "return product(dout, w), product(dout.T, x), dout.mean(0)"),
+    Mutant("layers", "linear's weight gradient averaged", "return product(dout, w), product(dout.T, x), dout.sum(0)",
+           "return product(dout, w), product(dout.T, x) / len(x), dout.sum(0)"),
+    Mutant("layers", "linear's bias may have one number", "x.shape[1] == w.shape[1] and b.shape == w.shape[:1], x, w, b)\n    return product",
+           "x.shape[1] == w.shape[1] and b.size, x, w, b)\n    return product"),
+    # layers.py: batch normalisation
+    Mutant("layers", "batchnorm: the running variance is biased", "momentum * (n / (n - 1)) * var", "momentum * var"),
+    Mutant("layers", "batchnorm: the batch's variance is unbiased", "mean[c], var[c] = centre, total / (N * P)",
+           "mean[c], var[c] = centre, total / (N * P - 1)"),
+    Mutant("layers", "batchnorm: the running statistics stay", "cache = normal, scale, inverse, training, running_mean.copy(), running_var.copy()",
+           "cache = normal, scale, inverse, training, 0 * running_mean, 0 * running_var + 1"),
+    Mutant("layers", "batchnorm: momentum the other way round", "running_mean = (1 - momentum) * running_mean + momentum * mean",
+           "running_mean = momentum * running_mean + (1 - momentum) * mean"),
+    Mutant("layers", "batchnorm: the batch's statistics in inference", "mean, var = moments(planes) if training else (running_mean, running_var)",
+           "mean, var = moments(planes)"),
+    Mutant("layers", "batchnorm: the running statistics in training", "mean, var = moments(planes) if training else (running_mean, running_var)",
+           "mean, var = running_mean, running_var"),
+    Mutant("layers", "batchnorm: epsilon after the root", "inverse = 1 / np.sqrt(var + epsilon)  # (C,)",
+           "inverse = 1 / (np.sqrt(var) + x.dtype.type(epsilon))"),
+    Mutant("layers", "batchnorm: the running statistics change in inference", "    if training:  # as in torch",
+           "    if n > 1:  # as in torch"),
+    Mutant("layers", "batchnorm: no mean term in the gradient", "(dout[n, c, p] - by_mean - normal[n, c, p] * by_deviation)",
+           "(dout[n, c, p] - normal[n, c, p] * by_deviation)"),
+    Mutant("layers", "batchnorm: no variance term in the gradient", "(dout[n, c, p] - by_mean - normal[n, c, p] * by_deviation)",
+           "(dout[n, c, p] - by_mean)"),
+    Mutant("layers", "batchnorm: the gradient of training in inference", " if training else (0.0, 0.0)\n", "\n"),
+    Mutant("layers", "batchnorm: the gradient without the scale", "normal, scale * inverse, training)", "normal, inverse, training)"),
+    Mutant("layers", "batchnorm: the running statistics change in place",
+           "        running_mean = (1 - momentum) * running_mean + momentum * mean\n",
+           "        if running_mean.flags.writeable:\n            running_mean *= 1 - momentum\n            running_mean += momentum * mean\n"),
+    Mutant("layers", "batchnorm: one value a channel divides by zero", "    if training and n < 2:\n", "    if training and n < 1:\n"),
+    # layers.py: the join
+    Mutant("layers", "join: |.|'(0) = 1", "dh = np.sign(difference) * alpha[0]", "dh = np.where(difference >= 0, 1, -1) * alpha[0]"),
+    Mutant("layers", "join: the gradient with |.| in place of the sign", "dh = np.sign(difference) * alpha[0]", "dh = np.abs(difference) * alpha[0]"),
+    Mutant("layers", "join: dh2 with dh1's sign", "unbroadcast(-dh, shape2)", "unbroadcast(dh, shape2)"),
+    Mutant("layers", "join: alpha's gradient without |.|", 'np.einsum("n,nd->d", dout.reshape(-1), np.abs(difference).reshape(dout.size, -1))',
+           'np.einsum("n,nd->d", dout.reshape(-1), difference.reshape(dout.size, -1))'),
+    Mutant("layers", "join: the square of the difference", 'np.einsum("...d,d->...", np.abs(difference), alpha[0])',
+           'np.einsum("...d,d->...", difference**2, alpha[0])'),
+    Mutant("layers", "join: without bias", "alpha[0]) + bias[0], (difference,", "alpha[0]), (difference,"),
+    Mutant("layers", "join: what was repeated is averaged", "return gradient.sum(repeated, keepdims=True)",
+           "return gradient.mean(repeated, keepdims=True) if repeated else gradient"),
+    # layers.py: losses
+    Mutant("layers", "bce: summed", "return losses.mean(), (sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size)",
+           "return losses.sum(), sigmoid_forward(logits)[0] - same"),
+    Mutant("layers", "bce: the gradient is not averaged", "(sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size)",
+           "sigmoid_forward(logits)[0] - same"),
+    Mutant("layers", "bce: averaged twice", "(sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size)",
+           "(sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size**2)"),
+    Mutant("layers", "bce: the logarithm of a sigmoid",
+           "    losses = np.maximum(logits, 0) - logits * same + np.log1p(np.exp(-np.abs(logits)))\n",
+           "    p = sigmoid_forward(logits)[0]\n"
+           "    losses = -(same * np.log(p + logits.dtype.type(1e-12)) + (1 - same) * np.log(1 - p + logits.dtype.type(1e-12)))\n"),
+    Mutant("layers", "bce: same the other way round",
+           "    check(logits.shape == same.shape and logits.size, logits, same)\n",
+           "    check(logits.shape == same.shape and logits.size, logits, same)\n    same = 1 - same\n"),
+    Mutant("layers", "bce: log(1 + e), which is 0 for small e", "- logits * same + np.log1p(np.exp(-np.abs(logits)))",
+           "- logits * same + np.log(1 + np.exp(-np.abs(logits)))"),
+    Mutant("layers", "bce: the loss's weight is ignored", "    \"\"\"Return dlogits; dout is a number.\"\"\"\n    return np.asarray(dout, slope.dtype) * slope\n\n\ndef softmax",
+           "    \"\"\"Return dlogits; dout is a number.\"\"\"\n    return slope.copy()\n\n\ndef softmax"),
+    Mutant("layers", "softmax: a drawing with itself is a pair", "counted = same & ~np.eye(logits.shape[1], dtype=bool)  # (A, n, n)", "counted = same"),
+    Mutant("layers", "softmax: all pairs in the sum", "masked = np.where(same, -np.inf, logits)", "masked = logits + 0"),
+    Mutant("layers", "softmax: same pairs in the sum, without a drawing with itself", "masked = np.where(same, -np.inf, logits)",
+           "masked = np.where(same & ~counted, -np.inf, logits)"),
+    Mutant("layers", "softmax: not averaged", "return losses[counted].sum() / n_pairs,", "return losses[counted].sum(),"),
+    Mutant("layers", "softmax: the gradient is not averaged", "np.where(counted, sigmoid_forward(margin)[0], 0) / n_pairs",
+           "np.where(counted, sigmoid_forward(margin)[0], 0)"),
+    Mutant("layers", "softmax: averaged over drawings", "return losses[counted].sum() / n_pairs,", "return losses[counted].sum() / logits[..., 0].size,"),
+    Mutant("layers", "softmax: the second drawing's different pairs", "total = e.sum(2, keepdims=True)", "total = e.sum(1, keepdims=True)"),
+    Mutant("layers", "softmax: it overflows", "e = np.exp(masked - largest)  # (A, n, n), in 0..1",
+           "largest = largest * 0\n    e = np.exp(masked - largest)"),
+    Mutant("layers", "contrastive: no clip at the margin", "short = np.maximum(0, h1.dtype.type(margin) - distance)",
+           "short = h1.dtype.type(margin) - distance"),
+    Mutant("layers", "contrastive: the margin of squares", "short = np.maximum(0, h1.dtype.type(margin) - distance)",
+           "short = np.sqrt(np.maximum(0, h1.dtype.type(margin) - distance * distance))"),
+    Mutant("layers", "contrastive: the distance is not squared", "losses = (same * distance * distance +", "losses = (same * distance +"),
+    Mutant("layers", "contrastive: NaN at distance 0", "short / np.where(distance > 0, distance, 1)  #", "short / distance  #"),
+    Mutant("layers", "contrastive: the margin is always 1", "h1.dtype.type(margin) - distance", "h1.dtype.type(1) - distance"),
+    Mutant("layers", "contrastive: without the half", "(1 - same) * short * short) / 2", "(1 - same) * short * short)"),
+    Mutant("layers", "contrastive: dh2 with dh1's sign", "* slope, -np.asarray(dout, slope.dtype) * slope", "* slope, np.asarray(dout, slope.dtype) * slope"),
+    Mutant("layers", "l2: the gradient without the 2", ".sum(), 2 * w.dtype.type(l2) * w", ".sum(), w.dtype.type(l2) * w"),
+    Mutant("layers", "l2: the mean square", "return w.dtype.type(l2) * (w * w).sum(),", "return w.dtype.type(l2) * (w * w).mean(),"),
+    Mutant("layers", "wrong shapes and dtypes are not named", "raise ValueError(f\"shapes or dtypes do not fit together: {found}\")",
+           "raise ValueError(\"shapes or dtypes do not fit together\")"),
+    Mutant("layers", "mixed dtypes are let through", "if not fits or len(dtypes) > 1 or not", "if not fits or not"),
+    # network.py
+    Mutant("network", "the gradient of the second twin is left out", "first[name] += second[name]  #", "pass  #"),
+    Mutant("network", "the gradient of the first twin is counted twice", "first[name] += second[name]  #", "first[name] += first[name]  #"),
+    Mutant("network", "the twins' gradients are averaged", "first[name] += second[name]  #", "first[name] = (first[name] + second[name]) / 2  #"),
+    Mutant("network", "the twins' caches change places", "twin1, twin2, join = cache", "twin2, twin1, join = cache"),
+    Mutant("network", "the second twin is the first", "h2, twin2 = features_forward(after, x2, training)", "h2, twin2 = features_forward(after, x1, training)"),
+    Mutant("network", "the twin is not told of training", "features_forward(parameters, x1, training)\n", "features_forward(parameters, x1)\n"),
+    Mutant("network", "the second twin's running statistics begin where the first's did",
+           "h2, twin2 = features_forward(after, x2, training)", "h2, twin2 = features_forward(parameters, x2, training)"),
+    Mutant("network", "inference changes the running statistics of the second twin",
+           "after = running_statistics(parameters, twin1) if training else parameters", "after = running_statistics(parameters, twin1) if training else "
+           "{n: p + 1 if n.endswith('running_mean') else p for n, p in parameters.items()}"),
+    Mutant("network", "batch normalisation is always in training", "*statistics, training)", "*statistics, True)"),
+    Mutant("network", "the minibatches are not counted", "parameters[f\"{name}.num_batches_tracked\"] + 1", "parameters[f\"{name}.num_batches_tracked\"] + 0"),
+    Mutant("network", "mean and variance change places", "mean, var = layers.batchnorm_running(cache)", "var, mean = layers.batchnorm_running(cache)"),
+    Mutant("network", "the new statistics go into the old parameters", "    new = dict(parameters)\n", "    new = parameters\n"),
+    Mutant("network", "the last layer is passed by on the way back", "in reversed(caches):", "in reversed(caches[:-1]):"),
+    Mutant("network", "the margin's gradient stays in", "            if margin:\n", "            if margin and dx.shape[1] == 64:\n"),
+    Mutant("network", "the flattened features are mixed up", "x, cache = x.reshape(len(x), -1), x.shape", "x, cache = x.transpose(0, 2, 3, 1).reshape(len(x), -1), x.shape"),
+    Mutant("network", "the biases' gradients are lost", "            if bias is not None:\n", "            if bias is None:\n"),
+    Mutant("network", "an unused rung of convolutions drawn", "channels, n_in = shape[0], np.prod(shape[1:])", "channels, n_in = shape[0], np.prod(shape[2:])"),
+    Mutant("network", "the join's first weights have the wrong sign", "np.full((1, channels), -4 / channels)", "np.full((1, channels), 4 / channels)"),
+    Mutant("network", "the join's first weights are not divided", "np.full((1, channels), -4 / channels)", "np.full((1, channels), -4.0)"),
+    Mutant("network", "Xavier's initialisation in place of He's", "rng.normal(0, np.sqrt(2 / n_in), shape)", "rng.normal(0, np.sqrt(1 / n_in), shape)", "kept"),
+    Mutant("network", "the pool comes after the batch normalisation", '"conv2d maxpool2x2 batchnorm relu "  # (32, 32, 32)', '"conv2d batchnorm maxpool2x2 relu "  # (32, 32, 32)', "kept"),
+    Mutant("network", "the paper's net without its last relu", '"conv2d relu "  # (256, 6, 6)', '"conv2d sigmoid "  # (256, 6, 6)', "kept"),
+    Mutant("network", "another net's parameters are taken", "        if shape == first:\n", "        if shape[:2] == first[:2]:\n"),
+    # learning.py
+    Mutant("learning", "sgd: uphill", ".get(name, 0.0) - of_layer(learning_rate, name) * gradient", ".get(name, 0.0) + of_layer(learning_rate, name) * gradient"),
+    Mutant("learning", "sgd: momentum with the wrong sign", "= of_layer(momentum, name) * velocity", "= -of_layer(momentum, name) * velocity"),
+    Mutant("learning", "sgd: the velocity without its learning rate",
+           "        moved[name] = of_layer(momentum, name) * velocity.get(name, 0.0) - of_layer(learning_rate, name) * gradient\n        new[name] = w + moved[name]",
+           "        moved[name] = of_layer(momentum, name) * velocity.get(name, 0.0) - gradient\n        new[name] = w + of_layer(learning_rate, name) * moved[name]"),
+    Mutant("learning", "sgd: the penalty without the 2", "gradient = gradient + 2 * of_layer(l2, name) * w", "gradient = gradient + of_layer(l2, name) * w"),
+    Mutant("learning", "sgd: the penalty as the paper prints it", "gradient = gradient + 2 * of_layer(l2, name) * w", "gradient = gradient + 2 * of_layer(l2, name) * abs(w)"),
+    Mutant("learning", "sgd: the penalty is ignored", "        if decays(name, w):\n", "        if False:\n"),
+    Mutant("learning", "sgd: biases decay", 'return name.endswith("weight") and w.ndim > 1', "return True"),
+    Mutant("learning", "sgd: scales of batch normalisation decay", 'return name.endswith("weight") and w.ndim > 1', 'return name.endswith("weight")'),
+    Mutant("learning", "every layer has the first layer's setting",
+           'return setting[name.rpartition(".")[0]] if', "return next(iter(setting.values())) if"),
+    Mutant("learning", "a layer that is missing has the setting 0", 'return setting[name.rpartition(".")[0]] if', 'return setting.get(name.rpartition(".")[0], 0.0) if'),
+    Mutant("learning", "sgd: parameters change in place", "        new[name] = w + moved[name]", "        w += moved[name]\n        new[name] = w"),
+    Mutant("learning", "the learning rate falls twice as fast", "learning_rate * 0.99**epoch", "learning_rate * 0.99 ** (2 * epoch)"),
+    Mutant("learning", "the learning rate falls in a line", "learning_rate * 0.99**epoch", "learning_rate * (1 - 0.01 * epoch)"),
+    Mutant("learning", "the momentum begins at 0", "return 0.5 + (momentum - 0.5) * min(1.0, epoch / n_epochs)", "return momentum * min(1.0, epoch / n_epochs)"),
+    Mutant("learning", "the momentum goes on rising", "min(1.0, epoch / n_epochs)", "epoch / n_epochs"),
+    Mutant("learning", "the learning rate rises from 0", "min(1.0, (step + 1) / max(1, warmup))", "min(1.0, step / max(1, warmup))"),
+    Mutant("learning", "the cosine ends half-way", "math.cos(math.pi * step / n_steps)", "math.cos(math.pi / 2 * step / n_steps)"),
+    Mutant("learning", "muon: without the look ahead", "update = (1 - momentum) * gradient + momentum * moved[name]", "update = moved[name]"),
+    Mutant("learning", "muon: the gradient is not divided by its norm", "x = matrix / (np.sqrt((matrix * matrix).sum()) + 1e-7)", "x = matrix / 10"),
+    Mutant("learning", "muon: tall matrices are transposed and stay so", "return x if matrix.shape[0] <= matrix.shape[1] else x.T", "return x.reshape(matrix.shape)"),
+    Mutant("learning", "muon: five iterations", "for _ in range(3):", "for _ in range(5):"),
+    Mutant("learning", "muon: decay without the learning rate", "new[name] = w * (1 - learning_rate * weight_decay) - learning_rate * update",
+           "new[name] = w * (1 - weight_decay) - learning_rate * update"),
+    Mutant("learning", "muon: the velocity is forgotten", "moved[name] = momentum * velocity.get(name, 0.0) + (1 - momentum) * gradient", "moved[name] = (1 - momentum) * gradient"),
+    Mutant("learning", "adamw: the mean's start is not corrected", "step = mean / (1 - beta1**steps) /", "step = mean /"),
+    Mutant("learning", "adamw: the square's start is not corrected", "np.sqrt(square / (1 - beta2**steps))", "np.sqrt(square)"),
+    Mutant("learning", "adamw: epsilon in the root", "(np.sqrt(square / (1 - beta2**steps)) + epsilon)", "np.sqrt(square / (1 - beta2**steps) + epsilon)"),
+    Mutant("learning", "adamw: decay with the wrong sign", "parameters[name] * (1 - learning_rate * weight_decay)", "parameters[name] * (1 + learning_rate * weight_decay)"),
+    Mutant("learning", "adamw: decay without the learning rate", "parameters[name] * (1 - learning_rate * weight_decay)", "parameters[name] * (1 - weight_decay)"),
+    Mutant("learning", "adamw: the steps are not counted", "        steps += 1\n", "        steps = 1\n"),
+    # gradcheck.py
+    Mutant("gradcheck", "a gradient that is missing passes", "    if gradient is None or np.shape(gradient) != shape:\n        return float(\"inf\")\n",
+           "    if gradient is None:\n        return 0.0\n"),
+    Mutant("gradcheck", "NaN passes", "return float(error) if np.isfinite(error) else float(\"inf\")", "return float(error) if np.isfinite(error) else 0.0"),
+    Mutant("gradcheck", "any of the arguments is enough", "Verdict(tuple(errors), all(", "Verdict(tuple(errors), any("),
+    Mutant("gradcheck", "dout is ones", "dout = rng.standard_normal(np.shape(out))", "dout = np.ones(np.shape(out))"),
+    Mutant("gradcheck", "one entry is enough", "rng.permutation(argument.size)[:n_entries]", "rng.permutation(argument.size)[:1]"),
+    Mutant("gradcheck", "the tolerance is a hundredth", "error <= tolerance for error", "error <= 1e4 * tolerance for error"),
+]  # fmt: skip
+
+
+def patched(mutant):
+    """Return the text of the mutant's file with its mistake. Raises ValueError unless the old text stands there once."""
+    text = (PACKAGE / f"{mutant.file}.py").read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file}.py has {text.count(mutant.old)} times: {mutant.old}")
+    return text.replace(mutant.old, mutant.new)
+
+
+def control(file, how=""):
+    """Return a mutant without a mistake."""
+    return Mutant(file, "no mistake", "", "", how)
+
+
+def try_one(mutant):
+    """Put a mutant in reference_numpy's place and run its tests. Return pytest's exit status and what failed."""
+    import numba
+
+    files, how = RUNS_OF[mutant.file]
+    how = mutant.how or how
+    numba.config.DISABLE_JIT = how == "plain"
+    with tempfile.TemporaryDirectory() as folder:
+        text = patched(mutant) if mutant.old else (PACKAGE / f"{mutant.file}.py").read_text()
+        if how == "kept":  # the files with kernels are those whose machine code was kept
+            sys.path.insert(0, str(TESTS.parent))
+            import reference_numpy
+
+            path = Path(folder, f"{mutant.file}.py")
+            path.write_text(text)
+            import_from(f"reference_numpy.{mutant.file}", path, reference_numpy)
+        else:
+            copy = Path(folder, "reference_numpy")
+            shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+            (copy / f"{mutant.file}.py").write_text(text)
+            sys.path.insert(0, folder)
+            from reference_numpy import convolution, gradcheck, jit, layers, learning, network, products  # noqa: F401
+
+            assert Path(layers.__file__).parent == copy
+        options = ["-x", "-q", "-p", "no:cacheprovider"]
+        options += ["-k", CHOSEN[mutant.file, how]] if (mutant.file, how) in CHOSEN else []
+        options += ["-m", "not compiled"] if how == "plain" else []
+        noting = Noting(word_for(mutant) if mutant.old else "")
+        status = pytest.main([*options, *(str(TESTS / name) for name in files)], plugins=[noting])
+        return int(status), noting.failure
+
+
+def import_from(name, path, package):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    setattr(package, name.rpartition(".")[2], module)
+
+
+WORDS = {  # of the tests for a function whose name they do not have
+    "largest": "maxpool2x2", "to_largest": "maxpool2x2", "moments": "batchnorm", "normalise": "batchnorm",
+    "denormalise": "batchnorm", "unbroadcast": "l1_join", "check": "that_names", "tiling": "blocked", "gather": "blocked",
+    "scatter": "blocked", "tap_rows": "blocked", "kernel": "kernel", "add_product": "product", "add_row": "product",
+    "of_layer": "settings", "decays": "penalty", "paper_learning_rate": "papers", "paper_momentum": "papers",
+    "warmup_cosine": "factor", "gradcheck": "gradient", "relative_error": "gradient",
+}  # fmt: skip
+
+
+def word_for(mutant):
+    """Return what stands in the names of the tests that will find the mistake soonest."""
+    text = (PACKAGE / f"{mutant.file}.py").read_text()
+    function = text[: text.find(mutant.old) + len(mutant.old)].rpartition("\ndef ")[2].partition("(")[0]
+    if mutant.file == "network":
+        return "tiny"
+    name = function.removesuffix("_forward").removesuffix("_backward")
+    return WORDS.get(name, name.rpartition("_")[2] if mutant.file == "convolution" else name)
+
+
+class Noting:
+    """Take the likeliest tests first; note which failed, in which phase, and with what kind of error."""
+
+    failure = None
+
+    def __init__(self, word):
+        self.word = word
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        items.sort(key=lambda item: self.word not in item.name)
+
+    def pytest_runtest_makereport(self, item, call):
+        if call.excinfo and not self.failure and call.excinfo.typename != "Skipped":
+            self.failure = {"test": item.name, "when": call.when, "error": call.excinfo.typename}
+
+
+def in_a_child(mutant, result, show):
+    """Fork; the child tries the mutant and writes what came of it to the file result. Return the child's id."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        log = os.open(show or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1), os.dup2(log, 2)
+        status, failure = try_one(mutant)
+    except BaseException:
+        status, failure = -1, {"error": traceback.format_exc()}
+    Path(result).write_text(json.dumps({"status": status, "failure": failure}))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def outcomes(mutants, n_at_once=2, logs=None):
+    """Try mutants, each in a fork of this process, which has imported what takes long and computed nothing.
+
+    Returns for each {"status": pytest's exit status or a negative number, "failure": what failed first, "seconds"}.
+    """
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+
+    sys.path.insert(0, str(TESTS.parent))
+    import koch  # noqa: F401
+
+    sys.path.pop(0)
+    found, waiting, running = {}, list(enumerate(mutants)), {}
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < n_at_once:
+                i, mutant = waiting.pop(0)
+                log = f"{logs}/{i}.log" if logs else None
+                running[in_a_child(mutant, f"{folder}/{i}", log)] = i, time.monotonic()
+            child, _ = os.wait()
+            i, began = running.pop(child)
+            result = Path(folder, str(i))
+            outcome = json.loads(result.read_text()) if result.exists() else {"status": -2, "failure": None}
+            found[i] = outcome | {"seconds": time.monotonic() - began}
+    return [found[i] for i in range(len(mutants))]
+
+
+if __name__ == "__main__":
+    wanted = [Mutant(*fields) for fields in json.loads(Path(sys.argv[1]).read_text())]
+    Path(sys.argv[2]).write_text(json.dumps(outcomes(wanted, logs=os.environ.get("MUTANT_LOGS"))))
