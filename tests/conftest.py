@@ -13,6 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# Small arrays are computed faster by one thread, by far where other programs want the cores. threads.py has two.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import koch  # noqa: E402
 
@@ -52,7 +54,7 @@ def import_layers(name):
 
 
 class Layers:
-    """Look up a function in the module under test; one that is missing or not yet written fails the test in one line."""
+    """Look up a function in the module under test; one that is missing or not written yet fails its tests."""
 
     def __init__(self, module):
         self.module = module
@@ -85,17 +87,6 @@ def seed(request):
 def draw(seed):
     """A NumPy generator, the same at the start of every test."""
     return np.random.default_rng(seed)
-
-
-@pytest.fixture
-def one_thread():
-    """Let Numba compute in one thread: for small arrays it is faster, by far where other programs want the cores."""
-    import numba  # here, as most tests need none of it
-
-    n_threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    yield
-    numba.set_num_threads(n_threads)
 
 
 WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip files"

@@ -70,6 +70,7 @@ def test_a_wrong_gradient_fails_and_the_verdict_names_its_argument(draw, change,
     assert verdict.errors[which] > 1e-6 > verdict.errors[1 - which]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("change", UNUSABLE)
 def test_a_gradient_that_is_none_has_an_infinite_error(draw, change, which):

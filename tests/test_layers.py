@@ -13,9 +13,8 @@ import koch
 from reference_numpy.gradcheck import gradcheck
 
 DTYPES = ("float64", "float32")
-pytestmark = pytest.mark.usefixtures("one_thread")
 
-# What torch computes in the layers' place --------------------------------------------------------------------------------
+# What torch computes in the layers' place -----------------------------------------------------------------------------
 
 
 def torch_conv2d(x, w, b=None):
@@ -61,7 +60,7 @@ TORCH = {  # layer: what it computes, by how many of its arguments there are gra
     "l2_penalty": (lambda w, l2: l2 * (w * w).sum(), 1),
 }
 
-# Inputs: float64 here, of both dtypes in the tests ---------------------------------------------------------------------------
+# Inputs: float64 here, of both dtypes in the tests --------------------------------------------------------------------
 
 
 def signed(draw, *shape):
@@ -219,7 +218,7 @@ every_case = pytest.mark.parametrize("name, make", CASES)
 few_cases = pytest.mark.parametrize("name, make", FEW)
 both_dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
-# Helpers ------------------------------------------------------------------------------------------------------------------
+# Helpers --------------------------------------------------------------------------------------------------------------
 
 
 class Result(NamedTuple):
@@ -305,7 +304,7 @@ def arrays_in(thing):
     return [array for part in parts for array in arrays_in(part)]
 
 
-# Against torch ----------------------------------------------------------------------------------------------------------
+# Against torch --------------------------------------------------------------------------------------------------------
 
 
 @both_dtypes
@@ -373,14 +372,15 @@ def test_a_loss_that_is_weighted_has_gradients_that_are_weighted(impl, draw):
             assert one.dtype == three.dtype == np.float32
 
 
-# By hand --------------------------------------------------------------------------------------------------------------------
+# By hand --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_convolution_by_hand_is_not_flipped(impl):
     x = np.arange(1.0, 10).reshape(1, 1, 3, 3)
     w = np.array([[[[1.0, 2], [3, -4]]]])
     out, cache = impl.conv2d_forward(x, w, np.array([10.0]))
-    assert out.tolist() == [[[[10 + 1 + 4 + 12 - 20, 10 + 2 + 6 + 15 - 24], [10 + 4 + 10 + 21 - 32, 10 + 5 + 12 + 24 - 36]]]]
+    rows = [10 + 1 + 4 + 12 - 20, 10 + 2 + 6 + 15 - 24], [10 + 4 + 10 + 21 - 32, 10 + 5 + 12 + 24 - 36]
+    assert out.tolist() == [[[*rows]]]
     dx, dw, db = impl.conv2d_backward(np.array([[[[1.0, 0], [0, 2]]]]), cache)
     assert dx.tolist() == [[[[1, 2, 0], [3, -4 + 2, 4], [0, 6, -8]]]]
     assert dw.tolist() == [[[[1 + 2 * 5, 2 + 2 * 6], [4 + 2 * 8, 5 + 2 * 9]]]]
@@ -425,7 +425,8 @@ def test_the_softmax_loss_by_hand(impl):
 
 def test_the_contrastive_loss_by_hand(impl):
     h1 = np.array([[3.0, 4], [0.3, 0.4], [3, 4], [1, 1]])  # distances 5, 1/2, 5, 0
-    loss, cache = impl.contrastive_loss_forward(h1, np.array([[0.0, 0], [0, 0], [0, 0], [1, 1]]), np.array([1, 0, 0, 0]))
+    h2, same = np.array([[0.0, 0], [0, 0], [0, 0], [1, 1]]), np.array([1, 0, 0, 0])
+    loss, cache = impl.contrastive_loss_forward(h1, h2, same)
     assert loss == pytest.approx((25 / 2 + 0.25 / 2 + 0 + 1 / 2) / 4, rel=1e-14)
     dh1, dh2 = impl.contrastive_loss_backward(1.0, cache)
     np.testing.assert_allclose(dh1, [[0.75, 1], [-0.3 / 4, -0.4 / 4], [0, 0], [0, 0]], rtol=1e-14, atol=1e-16)
@@ -495,7 +496,7 @@ def test_a_nan_is_not_lost(impl):
             assert np.isnan(run(impl, name, (spoilt, *others)).out[0, 0, :2, :2]).any()
 
 
-# Differences ----------------------------------------------------------------------------------------------------------------
+# Differences ----------------------------------------------------------------------------------------------------------
 
 
 def far_from_kinks(name, arguments, draw):
@@ -513,7 +514,8 @@ def far_from_kinks(name, arguments, draw):
             x = 0.01 * draw.permutation(x.size).reshape(x.shape)
             others[0] = 0.01 * draw.permutation(others[0].size).reshape(others[0].shape) + 0.005
     elif layer == "contrastive_loss":
-        x = others[0] + draw.uniform(0.02, 0.9, (len(x), 1)) / np.sqrt(x.shape[1]) * np.sign(draw.standard_normal(x.shape))
+        signs = np.sign(draw.standard_normal(x.shape))
+        x = others[0] + draw.uniform(0.02, 0.9, (len(x), 1)) / np.sqrt(x.shape[1]) * signs
     return (x, *others)
 
 
@@ -530,7 +532,7 @@ def test_gradients_agree_with_differences(impl, draw, name, make):
     assert all(error < 1e-6 for error in verdict.errors), f"{name} {verdict}"
 
 
-# No state, no views, nothing changed in place ---------------------------------------------------------------------------------
+# No state, no views, nothing changed in place -------------------------------------------------------------------------
 
 
 @few_cases
@@ -632,7 +634,7 @@ def test_inputs_and_dout_may_be_read_only(impl, draw, name, make, dtype):
     assert_same(run(impl, name, arguments, wanted.dout), wanted)
 
 
-# Wrong arguments --------------------------------------------------------------------------------------------------------------
+# Wrong arguments ------------------------------------------------------------------------------------------------------
 
 
 def zeros(*shape):

@@ -10,7 +10,7 @@ import mutants
 import pytest
 from mutants import MUTANTS, control, patched
 
-CONTROLS = [control(file) for file in ("convolution", "layers", "network", "gradcheck")]  # the others' runs are the same
+CONTROLS = [control(file) for file in ("convolution", "layers", "network", "gradcheck")]  # the rest run the same
 CONTROLS += [control("convolution", "race"), control("jit", "race"), control("network", "kept")]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork, which this system does not have")
 
@@ -22,8 +22,8 @@ def name_of(mutant):
 @pytest.fixture(scope="module")
 def outcomes(request, tmp_path_factory):
     """Try all mutants that were asked for, in one process that forks: {name: outcome}."""
-    selected = [item.callspec.params["mutant"] for item in request.session.items
-                if item.path == request.path and hasattr(item, "callspec") and "outcomes" in item.fixturenames]  # fmt: skip
+    here = [item for item in request.session.items if item.path == request.path and "outcomes" in item.fixturenames]
+    selected = [item.callspec.params["mutant"] for item in here]
     folder = tmp_path_factory.mktemp("mutants")
     (folder / "wanted").write_text(json.dumps(selected))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
