@@ -155,6 +155,13 @@ def dw_numba(dout, x):
 # - a tile of outputs is worked on at a time, and what it reads is used up while it is in the cache;
 # - only the shifts along a row are copied. Tap (c, i, j) of all the tile's outputs is the row (c, j) of a buffer that
 #   holds x[c, y, z + j] for the tile's rows and KH - 1 more, from its line i on: rows may overlap, as add_product's do.
+# Forwards and backwards, ms, float32, 32 images, 2 cores (python -m reference_numpy compare; numba is rung 3):
+#                                       numba    im2col   torch   this one
+#   64x18x18,     64 filters 3x3          553        38      12         18
+#   1x105x105,    64 filters 10x10      3,080       420     487        229
+#   64x48x48,    128 filters 7x7            -     3,986     731      1,190
+#   128x21x21,   128 filters 4x4        5,109       238      92        149
+#   128x9x9,     256 filters 4x4          961        30      23         31
 
 TILE, DW_TILE = 384, 1024  # outputs in a tile, about
 SHIFTS, DW_TAPS = 8192, 64  # numbers in a buffer, four channels at least: 32 KB, a level-1 cache; taps of an owner

@@ -184,7 +184,7 @@ def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True,
         running_var = (1 - momentum) * running_var + momentum * (n / (n - 1)) * var
     inverse = 1 / np.sqrt(var + epsilon)  # (C,)
     out, normal = normalise(planes, mean, inverse, scale, shift)
-    cache = normal, scale, inverse, training, running_mean.copy(), running_var.copy()
+    cache = normal.reshape(x.shape), scale, inverse, training, running_mean.copy(), running_var.copy()
     return out.reshape(x.shape), cache
 
 
@@ -196,8 +196,8 @@ def batchnorm_running(cache):
 def batchnorm_backward(dout, cache):
     """Return dx, dscale, dshift."""
     normal, scale, inverse, training, *_ = cache
-    check(dout.size == normal.size and dout.shape[:2] == normal.shape[:2], dout, normal)
-    planes = np.ascontiguousarray(dout).reshape(normal.shape)
+    check(dout.shape == normal.shape, dout, normal)
+    planes, normal = (np.ascontiguousarray(array).reshape(*array.shape[:2], -1) for array in (dout, normal))
     dx, dscale, dshift = denormalise(planes, normal, scale * inverse, training)
     return dx.reshape(dout.shape), dscale, dshift
 

@@ -83,8 +83,10 @@ def features_forward(parameters, images, training=False):
     training: batch normalisation, at size 35, uses this minibatch's statistics; see running_statistics
     Returns h (N, D), D = 4096 at size 105 and 512 at size 35, and the cache.
     """
-    x, caches, p = images, [], parameters
-    for i, kind in enumerate(TWINS[size_of(p)]):
+    x, caches, p, size = images, [], parameters, size_of(parameters)
+    if images.shape[1:] != (1, size, size):
+        raise ValueError(f"images are (N, 1, {size}, {size}) for these parameters, not {images.shape}")
+    for i, kind in enumerate(TWINS[size]):
         name = f"twin.{i}"
         if kind == "conv2d":
             x, cache = layers.conv2d_forward(x, p[f"{name}.weight"], p.get(f"{name}.bias"))

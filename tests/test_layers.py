@@ -726,6 +726,8 @@ def test_a_dout_of_a_wrong_shape_raises_an_error_that_names_it(impl, draw, layer
             with pytest.raises(ValueError) as error:
                 getattr(impl, f"{layer}_backward")(wrong, cache)
             assert str(wrong.shape) in str(error.value)
+    with pytest.raises(ValueError):
+        getattr(impl, f"{layer}_backward")(out[..., None], cache)  # as many numbers, in another shape
 
 
 @pytest.mark.parametrize("layer", ["conv2d", "sigmoid", "linear", "batchnorm", "l1_join"])

@@ -124,9 +124,11 @@ def test_another_net_is_refused(draw):
 
 def test_images_of_another_size_or_dtype_are_refused(draw, net):
     parameters, size = arrays(net), net.size
-    for wrong in (drawings(draw, 2, 2 * size), drawings(draw, 2, size, np.float32), drawings(draw, 2, size)[:, 0]):
-        with pytest.raises(ValueError, match="float"):
+    for wrong in (drawings(draw, 2, 2 * size), drawings(draw, 2, size + 5), drawings(draw, 2, size)[:, 0]):
+        with pytest.raises(ValueError, match=rf"\(N, 1, {size}, {size}\)"):
             network.features_forward(parameters, wrong)
+    with pytest.raises(ValueError, match="float32"):
+        network.features_forward(parameters, drawings(draw, 2, size, np.float32))
 
 
 # Forwards and backwards -----------------------------------------------------------------------------------------------
