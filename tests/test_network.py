@@ -153,7 +153,7 @@ def test_a_tiny_net_of_every_kind_of_layer_has_the_gradients_of_torch(draw, tiny
     ]
 
 
-@pytest.mark.parametrize("size, training, n", [(35, True, 4), (35, False, 3), (35, False, 1), (105, False, 2)])
+@pytest.mark.parametrize("size, training, n", [(35, True, 4), (35, False, 3), (35, False, 1), (105, False, 1)])
 @compiled
 def test_logits_and_every_gradient_are_those_of_koch(draw, size, training, n):
     net = make_net(size).train(training)
