@@ -75,8 +75,8 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
     Raises data.UserError.
     """
-    run = new_folder(name, f"reference-{data_set}-{SIZE}-seed{seed}")
     training, validation, test, data_set = data.load_data(data_set, folder)
+    run = new_folder(name, f"reference-{data_set}-{SIZE}-seed{seed}")
     if data_set == "invented":
         print("no Omniglot: training on alphabets that this run invents (python koch.py train fetches Omniglot)")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
