@@ -1,17 +1,8 @@
 """The command line: python -m reference_numpy train, python -m reference_numpy compare [MODULE]."""
 
-import argparse
 import sys
 
-
-class Parser(argparse.ArgumentParser):
-    """Parse a command line; an error is one line and exit status 2, and no option can be abbreviated."""
-
-    def __init__(self, **how):
-        super().__init__(**how, allow_abbrev=False)
-
-    def error(self, message):
-        self.exit(2, f"reference_numpy: {message}; {self.prog} --help lists what there is\n")
+from .terminal import Parser, guarded
 
 
 def counted(text):
@@ -40,9 +31,8 @@ def main(arguments=None):
     command.add_argument("--limit", type=float, default=20.0, metavar="SECONDS",
                          help="for one case of one function of MODULE (default: 20)")  # fmt: skip
     options = vars(parser.parse_args(arguments))
-    from .data import UserError
 
-    try:
+    def run():
         if options.pop("command") == "train":
             from .train import train
 
@@ -52,14 +42,12 @@ def main(arguments=None):
 
             compare(**options)
         return 0
-    except UserError as error:
-        print(f"reference_numpy: {error}", file=sys.stderr)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"reference_numpy: {error.filename or 'a file'} cannot be read or written ({error})", file=sys.stderr)
+
+    try:
+        return guarded("reference_numpy", run)
     except KeyboardInterrupt:
         print("\nstopped; what runs/ holds of it can be used", file=sys.stderr)
         return 130
-    return 2
 
 
 if __name__ == "__main__":

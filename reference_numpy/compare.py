@@ -23,9 +23,8 @@ import numpy as np
 from numba import prange
 
 from . import convolution, layers, network
-from .data import UserError
 from .jit import kernel
-from .train import written_whole
+from .terminal import UserError, written_whole
 
 FOLDER = Path("runs") / "compare"
 PATIENCE = 30.0  # seconds: a rung that would take longer for a case is left out, and the table says how long

@@ -1,117 +1,9 @@
-"""Drawings, minibatches and one-shot trials as koch.py has them, in NumPy (§3.2, §4.1, §4.3)."""
-
-import io
-import os
-import re
-import zipfile
-import zlib
-from pathlib import Path
-from typing import NamedTuple
+"""Minibatches and one-shot trials as koch.py draws them, in NumPy (§3.2, §4.3); files.py reads the drawings."""
 
 import numpy as np
-from PIL import Image
 
-from .invented import invent
-
-# The ten alphabets of Lake's runs, two runs each in this order, are the test set; the other ten of images_evaluation
-# are the validation set (§4.1 does not say which are which; koch.py has the same).
-TEST_ALPHABETS = (
-    "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan"
-).split()
-N_CHARACTERS = {"background": 964, "evaluation": 659}  # §4.1: of 20 drawings each
-FILES = ("images_background.zip", "images_evaluation.zip", "all_runs.zip")
-
-
-class UserError(Exception):
-    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
-
-
-class Drawings(NamedTuple):
-    """Hold the drawings of many characters.
-
-    images: (characters, drawers, H, W) uint8, 1 = ink, 0 = paper
-    alphabet: (characters,) int64, each character's alphabet, an index into names
-    """
-
-    images: np.ndarray
-    alphabet: np.ndarray
-    names: tuple
-
-    def only(self, names):
-        """Return the drawings of the named alphabets, in this set's order."""
-        kept = sorted(self.names.index(name) for name in names)
-        characters = np.concatenate([np.flatnonzero(self.alphabet == a) for a in kept])
-        alphabet = np.searchsorted(kept, self.alphabet[characters])
-        return Drawings(self.images[characters], alphabet, tuple(self.names[a] for a in kept))
-
-
-class Trials(NamedTuple):
-    """Hold one-shot trials: which of n_way support images is of the test image's character?
-
-    images: (n, H, W) uint8, 1 = ink; test: (n_trials,) and support: (n_trials, n_way), indices into images
-    answers: (n_trials,) int64, the right position in support
-    """
-
-    images: np.ndarray
-    test: np.ndarray
-    support: np.ndarray
-    answers: np.ndarray
-
-
-# § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
-
-
-def read_zip(path):
-    """Return the files of a zip, {name: bytes} in the names' order. Raises UserError when it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in sorted(archive.namelist()) if not name.endswith("/")}
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it, python koch.py train fetches it again") from error
-
-
-def decode(png, name):
-    """Decode a drawing: (105, 105) uint8, 1 = ink (in the files ink is 0). Raises UserError when it is damaged."""
-    try:
-        paper = np.asarray(Image.open(io.BytesIO(png)).convert("1"))
-        if paper.shape != (105, 105):
-            raise ValueError(f"it has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-        raise UserError(f"{name} is damaged ({error}); delete it, python koch.py train fetches it again") from error
-    return (~paper).astype(np.uint8)
-
-
-def load_omniglot(folder, part):
-    """Load Omniglot's "background" or "evaluation" set from images_PART.zip in a folder. Raises UserError."""
-    path, characters = Path(folder) / f"images_{part}.zip", {}
-    for name, png in read_zip(path).items():  # in the order of the sorted names, never of the zip
-        if found := re.fullmatch(r"images_\w+/(.+)/(character\d+)/\d+_\d+\.png", name):
-            characters.setdefault(found.groups(), []).append(decode(png, f"{path}: {name}"))
-    if len(characters) != N_CHARACTERS[part] or {len(images) for images in characters.values()} != {20}:
-        raise UserError(f"{path} has not {N_CHARACTERS[part]} characters with 20 drawings each; delete it")
-    names = sorted({alphabet for alphabet, _ in characters})
-    alphabet = np.array([names.index(name) for name, _ in characters])
-    return Drawings(np.array(list(characters.values())), alphabet, tuple(names))
-
-
-def load_data(data="auto", folder=""):
-    """Load the training, validation and test Drawings (30, 10 and 10 alphabets).
-
-    data: "omniglot", "invented", or "auto": Omniglot if its files are there, else invented alphabets
-    folder: where the files are; "" for $KOCH_DATA, else data/
-    Returns the three and which it is, "omniglot" or "invented". Raises UserError.
-    """
-    folder = Path(folder or os.environ.get("KOCH_DATA") or "data")
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if data == "omniglot" and missing:
-        raise UserError(f"{folder / missing[0]} is not there; python koch.py train fetches it, or use --data invented")
-    if data == "invented" or missing:
-        every = Drawings(*invent(0))
-        return *(every.only(every.names[a:b]) for a, b in ((0, 30), (30, 40), (40, 50))), "invented"
-    background, evaluation = (load_omniglot(folder, part) for part in N_CHARACTERS)
-    validation = evaluation.only([name for name in evaluation.names if name not in TEST_ALPHABETS])
-    return background, validation, evaluation.only(TEST_ALPHABETS), "omniglot"
-
+from .files import Trials
+from .terminal import UserError
 
 # § 3.2 Learning: what a minibatch is ----------------------------------------------------------------------------------
 
@@ -210,25 +102,6 @@ def one_shot_trials(drawings, n_way, n_trials, rng):
     return Trials(images[used], where[:, 0], where[:, 1:], np.array(answers))
 
 
-def lake_runs(folder=""):
-    """Load Lake's 400 trials, 20 runs of 20, from all_runs.zip; folder as in load_data. Raises UserError."""
-    path = Path(folder or os.environ.get("KOCH_DATA") or "data") / "all_runs.zip"
-    files = read_zip(path)
-    images, test, support, answers = [], [], [], []
-    try:
-        for run in range(1, 21):
-            pairs = [line.split() for line in files[f"run{run:02}/class_labels.txt"].decode().splitlines()]
-            names = sorted(right for _, right in pairs)
-            first = len(images)
-            images += [decode(files[name], f"{path}: {name}") for name in [*names, *(name for name, _ in pairs)]]
-            test += range(first + 20, first + 40)
-            support += [range(first, first + 20)] * 20
-            answers += [names.index(right) for _, right in pairs]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} does not hold Lake's 20 runs ({error}); delete it") from error
-    return Trials(np.array(images), np.array(test), np.array(support), np.array(answers))
-
-
 def one_shot_answers(features, logit, trials):
     """Answer every trial alone: the position of the support image that is most likely the test image's character.
 
@@ -242,20 +115,3 @@ def one_shot_answers(features, logit, trials):
         clear = not np.isnan(logits).any() and (logits == logits.max()).sum() == 1
         answers[i] = logits.argmax() if clear else -1
     return answers
-
-
-def pixel_answers(trials):
-    """Answer trials by the largest cosine of pixels: the baseline that learns nothing, 21.75 % of Lake's trials."""
-
-    def unit(images):
-        pixels = images.reshape(len(images), -1).astype(np.float32)
-        return pixels / np.maximum(np.sqrt((pixels * pixels).sum(1, keepdims=True)), 1e-12)
-
-    return one_shot_answers(unit, lambda h1, h2: (h1 * h2).sum(-1), trials)
-
-
-def wilson_interval(n_right, n, z=1.96):
-    """Return Wilson's 95 % interval of a fraction, (low, high) in 0..1: 368 right of 400 give 0.889..0.943."""
-    p, centre = n_right / n, (n_right + z * z / 2) / (n + z * z)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -2,17 +2,13 @@
 
 import csv
 import io
-import itertools
 import json
-import os
-import shutil
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-from . import data, layers, learning, network
+from . import baselines, data, files, layers, learning, measures, network, tables
+from .terminal import UserError, new_folder, progress, written_whole
 
 SIZE = 35  # pixels
 ALPHABETS, CHARACTERS, DRAWINGS = 4, 10, 3  # in a minibatch: 120 images, every two of an alphabet a pair
@@ -20,8 +16,6 @@ MUON_RATE, ADAMW_RATE, WEIGHT_DECAY = 0.02, 2e-3, 0.01  # of the twin's weights;
 WARMUP = 200  # steps to the highest rates
 N_VALIDATION, VALIDATIONS = 320, 8  # §3.2: one-shot trials that choose the best checkpoint, taken so many times
 TRIALS_SEED = 2015  # every run takes the same trials
-PAPER_LAKE, PEOPLE_LAKE = 0.92, 0.955  # §4.3, within an alphabet
-RUNS = Path("runs")
 
 
 def loss_and_gradients(parameters, images, characters):
@@ -71,14 +65,12 @@ def answers(parameters, trials):
 def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     """Train a net, keep the checkpoint that is best on the validation trials, and take Lake's 400 trials with it.
 
-    data_set, folder: as in data.load_data; steps: minibatches; seed: of every draw; name: results go to runs/NAME
+    data_set, folder: as in files.load_splits; steps: minibatches; seed: of every draw; name: results go to runs/NAME
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
-    Raises data.UserError.
+    Raises UserError.
     """
-    training, validation, test, data_set = data.load_data(data_set, folder)
+    training, validation, test, data_set = files.load_splits(data_set, folder)
     run = new_folder(name, f"reference-{data_set}-{SIZE}-seed{seed}")
-    if data_set == "invented":
-        print("no Omniglot: training on alphabets that this run invents (python koch.py train fetches Omniglot)")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
     rng = np.random.default_rng(seed)
     parameters, state = network.initial_parameters(SIZE, rng), {"muon": {}, "adamw": {}}
@@ -94,7 +86,7 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
         parameters, state, loss = training_step(parameters, state, x, characters, factor)
         losses.append(float(loss))
         if not np.isfinite(loss):
-            raise data.UserError(f"the loss is {loss} at step {step}; take another --seed")
+            raise UserError(f"the loss is {loss} at step {step}; take another --seed")
         validating = step % -(-steps // VALIDATIONS) == 0 or step == steps
         if validating or step % -(-steps // 100) == 0:
             rows.append({"step": step, "loss": np.mean(losses), "validation": None})
@@ -107,13 +99,15 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
         seconds = time.perf_counter() - started
         said = f"loss {rows[-1]['loss']:.3f}, " if rows else ""
         said += f"best validation {100 * best:.1f} %, " if best >= 0 else ""
-        progress(step, steps, f"{said}{step / seconds:.1f} steps/s", seconds, keep=validating)
+        progress("training", step, steps, f"{said}{step / seconds:.1f} steps/s", seconds, keep=validating)
     with written_whole(run / "log.csv") as file:
         writer = csv.DictWriter(text := io.StringIO(newline=""), rows[0])
         writer.writeheader()
         writer.writerows(rows)
         file.write(text.getvalue().encode())
-    draw_curves(rows, run / "curves.png")
+    from tutorials import pictures
+
+    pictures.draw_curves(rows, run / "curves.png", N_VALIDATION)
     parameters, _ = load_checkpoint(run / "best.npz")
     accuracy = report(parameters, test, data_set, folder)
     print(f"\nin {run}/: best.npz, curves.png, log.csv; python koch.py oneshot {run}/best.npz reads the net")
@@ -122,54 +116,27 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
 
 def report(parameters, test, data_set, folder):
     """Take Lake's 400 trials, or 400 drawn from invented alphabets where his are not at hand; print and return."""
-    try:
-        trials, what = data.lake_runs(folder), "Lake's 400 one-shot trials, within one alphabet"
-    except data.UserError:
-        if data_set == "omniglot":
-            raise
+    at_hand = data_set == "omniglot" or (files.data_folder(folder) / "all_runs.zip").is_file()
+    if at_hand:
+        trials, what = files.lake_runs(folder), "Lake's 400 one-shot trials, within one alphabet"
+    else:
         rng = np.random.default_rng(TRIALS_SEED)
         trials, what = data.one_shot_trials(test, 20, 400, rng), "400 one-shot trials within invented alphabets"
+    pixels, n = baselines.PixelNearestNeighbour(), len(trials.answers)
     right = int((answers(parameters, trials) == trials.answers).sum())
-    n, pixels = len(trials.answers), (data.pixel_answers(trials) == trials.answers).mean()
-    low, high = data.wilson_interval(right, n)
-    print(f"\n{what:<56}  right   95 % interval")
-    if what.startswith("Lake"):
-        print(f"  {'people':<54}{100 * PEOPLE_LAKE:6.2f} %")
-        print(f"  {'the paper' + chr(39) + 's convolutional siamese net':<54}{100 * PAPER_LAKE:6.2f} %    88.9 .. 94.3")
-    print(f"  {f'this net, trained on {data_set}':<54}{100 * right / n:6.2f} %{100 * low:8.1f} .. {100 * high:.1f}")
-    print(f"  {'pixel 1-NN (cosine)':<54}{100 * pixels:6.2f} %")
-    print(f"  {'chance (20-way)':<54}{5:6.2f} %")
+    by_pixels = data.one_shot_answers(lambda x: pixels.features(x[:, None]), pixels.logit, trials) == trials.answers
+    tables.print_title(what)
+    if at_hand:
+        tables.print_result("people", tables.PEOPLE_LAKE)
+        paper = measures.wilson_interval(368, 400)
+        tables.print_result("the paper's convolutional siamese net", tables.PAPER_LAKE, paper)
+    tables.print_result(f"this net, trained on {data_set}", right / n, measures.wilson_interval(right, n))
+    tables.print_result(pixels.name, by_pixels.mean())
+    tables.print_result("chance (20-way)", 1 / 20)
     return right / n
 
 
-# Files and progress ---------------------------------------------------------------------------------------------------
-
-
-def new_folder(name, otherwise):
-    """Return the folder of a new run, runs/NAME. Raises data.UserError when it is there already."""
-    if name and (not Path(name).name == name or (RUNS / name).exists()):
-        raise data.UserError(f"--name is the name of a new folder in {RUNS}/, and {name!r} is none; take another")
-    numbered = (RUNS / (otherwise + (f"-{i}" if i > 1 else "")) for i in itertools.count(1))
-    return RUNS / name if name else next(folder for folder in numbered if not folder.exists())
-
-
-class written_whole:
-    """Write a file beside its place and move it there at the end, so that it is whole or is not there."""
-
-    def __init__(self, path):
-        self.path, self.part = path, path.with_name(f"{path.name}.{os.getpid()}.part")
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.part, "wb")
-        return self.file
-
-    def __exit__(self, kind, error, trace):
-        self.file.close()
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
-            self.part.unlink(missing_ok=True)
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def save_checkpoint(path, parameters, config, step):
@@ -179,38 +146,9 @@ def save_checkpoint(path, parameters, config, step):
 
 
 def load_checkpoint(path):
-    """Load a net: {name: array} and {"config": {...}, "step": n}. Raises data.UserError when it is none."""
+    """Load a net: {name: array} and {"config": {...}, "step": n}. Raises UserError when it is none."""
     try:
         with np.load(path) as kept:
             return {name: kept[name] for name in kept.files if name != "about"}, json.loads(str(kept["about"]))
     except Exception as error:  # NumPy raises whatever its reader stumbles over
-        raise data.UserError(f"{path} is not a checkpoint of reference_numpy ({error}); name another one") from error
-
-
-def progress(step, steps, note, seconds, keep):
-    """Show a bar with the time left on one line that is written over; into a file only the lines to keep."""
-    minutes, rest = divmod(int(seconds / step * (steps - step) if step < steps else seconds), 60)
-    left = f"{minutes}:{rest:02}" + " left" * (step < steps)
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        line = f"training [{'#' * (20 * step // steps):.<20}] {step / steps:4.0%}  {note}  {left}"
-        print(f"\r{line[:width]:<{width}}", end="\n" if step == steps else "", flush=True)
-    elif keep:
-        print(f"training {step:,} of {steps:,}  {note}  {left}", flush=True)
-
-
-def draw_curves(rows, path):
-    """Draw the loss and the validation accuracy over the steps into a PNG."""
-    from matplotlib.figure import Figure  # takes half a second: only when there is something to draw
-
-    picture = Figure((9, 3.2), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="tab:blue")
-    left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
-    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
-    right.plot(*zip(*taken), "o-", color="tab:orange")
-    right.set(xlabel="step", ylabel=f"right of {N_VALIDATION} validation trials (%)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    with written_whole(path) as file:
-        picture.savefig(file, format="png")
+        raise UserError(f"{path} is not a checkpoint of reference_numpy ({error}); name another one") from error
