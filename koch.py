@@ -4,34 +4,25 @@ Lake's 400 one-shot trials, 20-way, within an alphabet, on two CPU cores, means 
 96.7 % right after 4:32..4:52 minutes (the default), 97.8 % after 12:24..14:17 (--steps 6000).
 The paper has 92.0, people 95.5, pixel 1-NN 21.75, chance 5.0.
 
-    python koch.py train        train the twin net, then take Lake's 400 one-shot trials
-    python koch.py oneshot      take the trials again with the newest checkpoint
+    python koch.py train        train the twin net, then take the test pairs and Lake's 400 one-shot trials
+    python koch.py verify       are two drawings of one character? the test pairs, or two images of yours
+    python koch.py oneshot      take one-shot trials: Lake's, MNIST's, of faces, of your own pictures
+    python koch.py classify     which class of a folder does a picture belong to?
 
-Read it beside the paper: the banners carry the paper's section numbers.
+Read it beside the paper: the banners carry the paper's section numbers. Reading files is reference_numpy/files.py's
+work, drawing pictures tutorials/pictures.py's.
 """
 
-import argparse
-import contextlib
 import csv
 import dataclasses
-import hashlib
-import http.client
-import inspect
+import functools
 import io
-import itertools
 import json
 import math
-import os
 import platform
 import re
-import shutil
-import signal
 import sys
-import threading
 import time
-import urllib.request
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,68 +30,72 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from PIL import Image
 
-# The paper's figures that ours stand beside, in percent: Lake's 400 trials, 20-way, within an alphabet (§4.3).
-PAPER_LAKE, PEOPLE_LAKE = 92.0, 95.5
+from reference_numpy import files, measures, tables, terminal
+from reference_numpy.files import Drawings, Trials
+from reference_numpy.terminal import RUNS, UserError
+
 PAPER_PARAMETERS = 38_951_745  # §3.1: 6,464 + 401,536 + 262,272 + 524,544 + 37,752,832 + 4,097
 SIZES = (35, 105)  # pixels: §4.1 has 105; §4.4 shrinks them by 3
-
-OMNIGLOT = "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/"
-FILES = {  # file in the data folder: (address, sha256 of the official file)
-    "images_background.zip": (OMNIGLOT, "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640"),
-    "images_evaluation.zip": (OMNIGLOT, "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee"),
-    "all_runs.zip": (
-        OMNIGLOT + "one-shot-classification/", "437c1eeab0af8484112e1b4cc0f3d541ec727f7c47b9b202da738af9dfd6c325",
-    ),
-}  # fmt: skip
-N_CHARACTERS, N_DRAWERS = {"background": 964, "evaluation": 659}, 20  # §4.1
-# §4.1 does not say which alphabets are which. The test set is the ten of Lake's runs, two runs each in this order; the
-# validation set is the other ten of images_evaluation.
-TEST_ALPHABETS = (
-    "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan"
-).split()
-VALIDATION_ALPHABETS = (
-    "Angelic Atemayar_Qelisayer Aurek-Besh Avesta Keble Mongolian Oriya Sylheti Syriac_(Serto) ULOG"
-).split()
+DRAWERS = {"training": (0, 12), "validation": (12, 16), "test": (16, 20)}  # §4.2: 12, 4 and 4 of 20, whose pairs count
 N_VALIDATION = 320  # §3.2: one-shot trials that choose the best checkpoint
+N_PAIRS = 10_000  # §4.2: validation pairs, which choose the threshold, and as many test pairs
 N_FRESH = 2000  # ours: trials from the test alphabets beside Lake's, within an alphabet and across
-TRIALS_SEED = 2015  # ours: every run takes the same trials
-RUNS = Path("runs")
+TRIALS_SEED = 2015  # ours: every run takes the same trials and pairs
 CHOICES = {
-    "recipe": ("fast",), "data": ("auto", "omniglot", "invented"), "device": ("auto", "cpu", "cuda"),
+    "recipe": ("fast", "paper"), "loss": ("auto", "softmax", "bce", "contrastive"),
+    "optimizer": ("auto", "muon", "sgd", "adamw"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda"),
     "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16"),
 }  # fmt: skip
-LEAST = {"steps": 1, "alphabets": 1, "characters": 2, "drawings": 2, "validations": 1}  # of other numbers: 0
+AUTO = {"fast": {"loss": "softmax", "optimizer": "muon"}, "paper": {"loss": "bce", "optimizer": "sgd"}}
+BASELINES = {"pixels": "PixelNearestNeighbour", "hausdorff": "ModifiedHausdorff"}  # of reference_numpy/baselines.py
+# §3.2 searches for eta_j, mu_j and lambda_j of each layer and does not print what it found; ours are of
+# tutorials/search.py, with the net of size 35. Size 105 takes those of the layers in the same place (not measured).
+LAYERWISE = {
+    "learning_rates": {35: "0.01,0.01,0.01,0.01,0.01,0.01,0.01,0.01", 105: "0.01,0.01,0.01,0.01,0.01,0.01"},
+    "momenta": {35: "0.9,0.9,0.9,0.9,0.9,0.9,0.9,0.9", 105: "0.9,0.9,0.9,0.9,0.9,0.9"},
+    "penalties": {35: "0,0,0,0,0,0,0,0", 105: "0,0,0,0,0,0"},
+}
+LEAST = {"characters": 2, "drawings": 2, "pairs": 2} | dict.fromkeys(("alphabets", "validations", "batch", "epochs"), 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Say all that decides a training. Each comment gives the value's source and becomes its line of --help."""
 
-    recipe: str = "fast"  # ours: the paper's task and net, with the training of today
-    data: str = "auto"  # omniglot (§4.1) or invented (ours); auto: omniglot, or invented when it cannot be had
+    recipe: str = "fast"  # ours: the paper's task and net, with the training of today; or paper: §3.2, as printed
+    loss: str = "auto"  # bce (§3.2), contrastive or softmax (deviates); auto: bce in the paper's recipe, else softmax
+    optimizer: str = "auto"  # sgd (§3.2), adamw or muon (deviates); auto: sgd in the paper's recipe, else muon
+    data: str = "auto"  # omniglot (§4.1), invented, faces or a folder of pictures (ours); auto: omniglot, else invented
     data_dir: str = ""  # ours: where the data files are; else $KOCH_DATA, else data/
+    ink: str = "auto"  # ours: in a folder of pictures ink is dark or light; auto: by the pictures' borders
     name: str = ""  # ours: results go to runs/NAME; else made from the data, the size and the seed
     device: str = "auto"  # ours: cpu or cuda; auto: cuda when there is one
     size: int = 0  # 105 (§3.1) or 35 pixels (§4.4: the reduced net); 0: 105 on cuda, 35 on cpu
     precision: str = "auto"  # ours: float32 or bfloat16; auto: bfloat16 where the device computes in it
     seed: int = 0  # ours: of every random draw
-    steps: int = 2200  # ours: minibatches; the paper stops by the validation error, after 200 epochs at most
-    alphabets: int = 4  # deviates: alphabets in a minibatch; §3.2 has 128 pairs of any
-    characters: int = 10  # deviates: characters of each alphabet in a minibatch
-    drawings: int = 3  # deviates: drawings of each character in a minibatch
+    steps: int = 0  # ours: minibatches at most; 0: 2200, or all epochs in the paper's recipe
+    alphabets: int = 4  # deviates: fast: alphabets in a minibatch; §3.2 has 128 pairs of any
+    characters: int = 10  # deviates: fast: characters of each alphabet in a minibatch
+    drawings: int = 3  # deviates: fast: drawings of each character in a minibatch
     learning_rate: float = 0.02  # deviates: Muon's, of weights, at its highest; §3.2 has layer-wise eta_j and mu_j
     adam_learning_rate: float = 0.0  # deviates: AdamW's, of all else, at its highest; 0: 3e-4 at size 105, 2e-3 at 35
     weight_decay: float = 0.01  # deviates: Muon's: weights shrink by it, times the learning rate; §3.2 has lambda_j
-    warmup: int = 200  # ours: steps to the highest learning rates, which then fall to 0 along a cosine
+    warmup: int = 200  # ours: fast: steps to the highest learning rates, which then fall to 0 along a cosine
+    lr_step: int = 0  # ours: epochs after which learning rates fall to a tenth, again and again; 0: the recipe's way
     distortion: float = 1.0  # §3.2: the affine distortions' ranges, times this
-    turns: bool = True  # deviates: turned and mirrored alphabets are new alphabets
-    validations: int = 8  # ours: times that the 320 validation trials (§3.2) are taken
-
-
-class UserError(Exception):
-    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
+    turns: bool = True  # deviates: fast: turned and mirrored alphabets are new alphabets
+    validations: int = 8  # ours: fast: epochs, after each of which the 320 validation trials (§3.2) are taken
+    pairs: int = 150_000  # §4.2: paper: training pairs: 30,000, 90,000 or 150,000
+    distort: bool = False  # §3.2: paper: eight distorted copies of each pair beside it
+    batch: int = 128  # §3.2: paper: pairs in a minibatch
+    epochs: int = 200  # §3.2: paper: times through all pairs, at most
+    patience: int = 20  # §3.2: paper: epochs without a better validation, after which training stops
+    learning_rates: str = ""  # §3.2: sgd: eta_j of each layer, by commas; else as found by a search (ours)
+    momenta: str = ""  # §3.2: sgd: mu_j of each layer, by commas; else as found by a search (ours)
+    penalties: str = ""  # §3.2: sgd: lambda_j of each layer's L2 penalty, by commas; else as found by a search (ours)
+    momentum_epochs: int = 5  # ours: sgd: epochs in which the momentum rises from 0.5 to mu_j; §3.2 does not say
+    margin: float = 1.0  # ours: contrastive: the distance from which on different pairs cost nothing
 
 
 # § 3.1 Model ----------------------------------------------------------------------------------------------------------
@@ -142,17 +137,18 @@ class SiameseNet(nn.Module):
     """Join two twins that share all their weights (§3.1).
 
     size: 105 for the paper's net (38,951,745 parameters) or 35 for the reduced net, in pixels
+    by_distance: join by the features' distance instead of the paper's weighted sum, for the contrastive loss
     Raises ValueError for another size.
     """
 
-    def __init__(self, size=105):
+    def __init__(self, size=105, by_distance=False):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"size is one of {SIZES}, not {size}")
-        self.size = size
+        self.size, self.by_distance = size, by_distance
         self.precision = "float32"  # of the twin: "float32" or "bfloat16"
         self.twin = paper_twin() if size == 105 else reduced_twin()
-        n_features = 4096 if size == 105 else 512
+        n_features = 1 if by_distance else 4096 if size == 105 else 512
         # §3.1: p = sigmoid(sum_j alpha_j |h1_j - h2_j|). The printed formula has no bias, so that two equal images
         # would get p = 0.5; every implementation adds one, and it does not change which candidate wins.
         self.join = nn.Linear(n_features, 1)
@@ -161,7 +157,7 @@ class SiameseNet(nn.Module):
                 nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: from the start, far apart means not the same
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters())
-        assert size != 105 or self.n_parameters == PAPER_PARAMETERS
+        assert size != 105 or by_distance or self.n_parameters == PAPER_PARAMETERS
         self.to(memory_format=torch.channels_last)
 
     def features(self, images):
@@ -177,60 +173,89 @@ class SiameseNet(nn.Module):
 
     def logit(self, h1, h2):
         """Return the log-odds that h1 and h2 are of one character: (N, D), (N, D) -> (N,); leading axes broadcast."""
-        return self.join((h1 - h2).abs()).squeeze(-1)
+        apart = distance(h1, h2)[..., None] if self.by_distance else (h1 - h2).abs()
+        return self.join(apart).squeeze(-1)
+
+
+def distance(h1, h2):
+    """Return the root of the mean squared difference of features: (N, D), (N, D) -> (N,); leading axes broadcast."""
+    return (h1 - h2).square().mean(-1).clamp_min(1e-12).sqrt()  # the root of 0 has no slope
 
 
 # § 3.2 Learning -------------------------------------------------------------------------------------------------------
 
 
-def to_input(images, size):
-    """Turn drawings into a net's input: (N, H, W) uint8, 1 = ink -> (N, 1, size, size) float in [0, 1].
+def paper_initialisation(net):
+    """Draw a net's weights as §3.2 does; batch normalisation, which the paper's net has not, stays as it is."""
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):  # N(mean, standard deviation)
+            nn.init.normal_(module.weight, 0.0, 0.01 if isinstance(module, nn.Conv2d) else 0.2)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, 0.5, 0.01)
 
-    Larger images shrink by averaging areas: 105 -> 35 is the mean of 3x3 pixels (§4.4).
+
+def to_input(images, size):
+    """Turn drawings into a net's input: (N, H, W) uint8 or float, 1 = ink -> (N, 1, size, size) float in [0, 1].
+
+    Larger images shrink by averaging areas, 105 -> 35 is the mean of 3x3 pixels; smaller ones grow along straight
+    lines, 28 -> 35 (§4.4).
     """
     x = images[:, None].float()
+    if min(x.shape[-2:]) < size:
+        return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
     return x if x.shape[-1] == x.shape[-2] == size else F.adaptive_avg_pool2d(x, size)
 
 
-def distort(images, rng, strength=1.0):
-    """Distort each image by an affine map of its own (§3.2); what comes in from outside is paper.
+def draw_distortions(n, rng, strength=1.0):
+    """Draw n distortions T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y) (§3.2).
 
-    images: (N, 1, H, W) float in [0, 1], 1 = ink
-    rng: torch.Generator on images' device
-    strength: factor on every range
-    Returns images of the same shape. T = (theta, rho_x, rho_y, s_x, s_y, t_x, t_y): theta in [-10, 10] degrees, shear
-    rho in [-0.3, 0.3], scale s in [0.8, 1.2], shift t in [-2, 2] pixels of 105; each present with probability 0.5.
+    rng: torch.Generator; strength: factor on every range
+    Returns (n, 7) float on rng's device: theta in [-10, 10] degrees, as radians; shear rho in [-0.3, 0.3]; scale s in
+    [0.8, 1.2], as its difference from 1; shift t in [-2, 2] pixels of 105, in halves of a side; each component is
+    present with probability 0.5, else 0.
     """
-    n, device = len(images), images.device
+    device = rng.device
     ranges = torch.tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105], device=device)
     draw = torch.rand(n, 7, generator=rng, device=device) * 2 - 1
     present = torch.rand(n, 7, generator=rng, device=device) < 0.5
-    theta, rho_x, rho_y, s_x, s_y, t_x, t_y = (draw * present * ranges * strength).T  # 7 of (n,)
+    return draw * present * ranges * strength
+
+
+def distort(images, distortions):
+    """Distort each image by an affine map of its own (§3.2); what comes in from outside is paper.
+
+    images: (N, 1, H, W) float in [0, 1], 1 = ink; distortions: (N, 7), as draw_distortions gives them
+    Returns images of the same shape.
+    """
+    theta, rho_x, rho_y, s_x, s_y, t_x, t_y = distortions.T  # 7 of (N,)
     cos, sin = theta.cos(), theta.sin()
-    turn = torch.stack([cos, -sin, sin, cos], 1).view(n, 2, 2)
-    scale_shear = torch.stack([1 + s_x, rho_x, rho_y, 1 + s_y], 1).view(n, 2, 2)
+    turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    scale_shear = torch.stack([1 + s_x, rho_x, rho_y, 1 + s_y], 1).view(-1, 2, 2)
     # The map goes from the new image's pixels to the old one's, in grid_sample's units: -1..1 from edge to edge.
-    affine = torch.cat([turn @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (n, 2, 3)
+    affine = torch.cat([turn @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (N, 2, 3)
     grid = F.affine_grid(affine, images.shape, align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 
 def draw_batch(drawings, config, rng):
-    """Draw a minibatch of A alphabets, K characters of each, M drawings of each character: all different.
+    """Draw the fast recipe's minibatch: A alphabets, K characters of each, M drawings of each character: all different.
 
-    drawings: Drawings, on the device as uint8; rng: torch.Generator on the same device
+    drawings: Drawings, on the device; rng: torch.Generator on the same device
     config: A, K, M are its alphabets, characters and drawings
-    Returns images (A, K * M, H, W) uint8 and their characters (A, K * M) int64. Raises UserError if there are too few.
+    Returns images (A, K * M, H, W) and their characters (A, K * M) int64. Raises UserError if there are too few.
     """
     a, k, m, device = config.alphabets, config.characters, config.drawings, drawings.images.device
     n_characters, n_drawers = drawings.images.shape[:2]
-    large = torch.where(drawings.alphabet.bincount() >= k)[0]
-    if not len(large) or m > n_drawers:
+    enough = drawings.counts >= m
+    large = torch.where(drawings.alphabet[enough].bincount() >= k)[0]
+    if not len(large):
         raise UserError(f"no alphabet has {k} characters with {m} drawings; lower --characters or --drawings")
     alphabets = large[torch.randint(len(large), (a, 1), generator=rng, device=device)]  # (A, 1)
-    order = torch.rand(a, n_characters, generator=rng, device=device).masked_fill(drawings.alphabet != alphabets, -1)
-    characters = order.topk(k).indices  # (A, K): of each alphabet, and no other's
-    drawers = torch.rand(a, k, n_drawers, generator=rng, device=device).topk(m).indices  # (A, K, M)
+    order = torch.rand(a, n_characters, generator=rng, device=device)
+    characters = order.masked_fill((drawings.alphabet != alphabets) | ~enough, -1).topk(k).indices  # (A, K)
+    order = torch.rand(a, k, n_drawers, generator=rng, device=device)
+    missing = torch.arange(n_drawers, device=device) >= drawings.counts[characters][:, :, None]
+    drawers = order.masked_fill(missing, -1).topk(m).indices  # (A, K, M)
     images = drawings.images[characters[:, :, None], drawers].flatten(1, 2)  # (A, K * M, H, W)
     if config.turns:
         images = turn(images, torch.rand(3, a, generator=rng, device=device) < 0.5)
@@ -249,7 +274,18 @@ def turn(images, coins):
     return torch.where(on_head, images.flip(-2), images)
 
 
-def pair_loss(net, h, characters):
+def pair_losses(net, h1, h2, same, config):
+    """Return each pair's loss: its cross-entropy (§3.2), in nats, or the contrastive loss of Hadsell et al. (2006).
+
+    h1, h2: (N, D); same: (N,) float, 1 = same; leading axes broadcast
+    """
+    if config.loss == "bce":
+        return F.binary_cross_entropy_with_logits(net.logit(h1, h2), same, reduction="none")
+    apart = distance(h1, h2)
+    return (same * apart**2 + (1 - same) * (config.margin - apart).clamp_min(0) ** 2) / 2
+
+
+def softmax_loss(net, h, characters):
     """Return the softmax cross-entropy of each same pair against all different pairs of its first drawing.
 
     deviates: §3.2 has the cross-entropy of single pairs. A trial asks which of many is the same, and so does this loss;
@@ -265,15 +301,56 @@ def pair_loss(net, h, characters):
     return losses[same & ~itself].mean()
 
 
+def fast_loss(net, drawings, config, rng):
+    """Draw a minibatch and return its loss, over all pairs inside an alphabet."""
+    images, characters = draw_batch(drawings, config, rng)
+    x = to_input(images.flatten(0, 1), net.size)  # (A * n, 1, size, size)
+    x = distort(x, draw_distortions(len(x), rng, config.distortion))  # §3.2: each twin by itself
+    h = net.features(x).view(*characters.shape, -1)  # (A, n, D)
+    if config.loss == "softmax":
+        return softmax_loss(net, h, characters)
+    same = characters[:, :, None] == characters[:, None]  # (A, n, n)
+    losses = pair_losses(net, h[:, :, None], h[:, None], same.float(), config)
+    itself = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
+    return (losses[same & ~itself].mean() + losses[~same].mean()) / 2  # same and different ones weigh alike
+
+
+def paper_loss(net, drawings, pairs, step, config):
+    """Take a step's minibatch of the paper's pairs and return its mean loss (§3.2); step: 0, 1, ..."""
+    epoch, place = divmod(step, epoch_steps(config))
+    n = len(pairs.same)
+    chosen = epoch_order(9 * n if config.distort else n, config.seed, epoch)[place * config.batch :][: config.batch]
+    copy, pair = (part.to(drawings.images.device) for part in (chosen // n, chosen % n))  # copy 0: as it was drawn
+    images = drawings.images.flatten(0, 1)[torch.cat([pairs.first[pair], pairs.second[pair]])]  # (2 * batch, H, W)
+    x = to_input(images, net.size)
+    if config.distort:
+        x = distort(x, pairs.distortions[:, copy, pair].flatten(0, 1))
+    h1, h2 = net.features(x).chunk(2)
+    return pair_losses(net, h1, h2, pairs.same[pair].float(), config).mean()
+
+
+@functools.lru_cache(maxsize=1)
+def epoch_order(n, seed, epoch):
+    """Return the order in which an epoch goes through n pairs, the same whenever it is asked for."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+
+
+def epoch_steps(config):
+    """Return an epoch's steps: once through all pairs (§3.2); in the fast recipe, from validation to validation."""
+    if config.recipe == "fast":
+        return math.ceil(config.steps / config.validations)
+    return math.ceil(config.pairs * (9 if config.distort else 1) / config.batch)
+
+
 class Muon(torch.optim.Optimizer):
     """Step along the momentum with all its singular values made equal, so that no direction of a layer lags behind.
 
     deviates: §3.2 has plain momentum. Idea and coefficients: Keller Jordan, github.com/KellerJordan/Muon.
-    parameters: weights of two axes or more, (n_out, ...); dtype: torch.float32 or bfloat16, to compute in
+    groups: weights of two axes or more, (n_out, ...); dtype: torch.float32 or bfloat16, to compute in
     """
 
-    def __init__(self, parameters, lr, weight_decay=0.0, dtype=torch.float32, momentum=0.95):
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "dtype": dtype, "momentum": momentum})
+    def __init__(self, groups, lr, weight_decay=0.0, dtype=torch.float32, momentum=0.95):
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay, "dtype": dtype, "momentum": momentum})
 
     @torch.no_grad()
     def step(self):
@@ -299,35 +376,72 @@ def orthogonal(matrix):
     return x
 
 
-def make_optimizers(net, config):
-    """Return Muon for the weights of the twin's layers and AdamW for biases, batch normalisation and the join.
+def layers(net):
+    """Return each layer's parameters, from the first to the join; batch normalisation counts to the layer before it."""
+    found = []
+    for module in [*net.twin, net.join]:
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            found.append([])
+        if own := list(module.parameters()):
+            found[-1] += own
+    return found
 
-    The paper's fully connected weights go to AdamW too: 4096 singular values would cost three times the step itself.
+
+def make_optimizers(net, config):
+    """Return the optimizers of a settled configuration; a group's "highest" and "mu" are what set_rates works from.
+
+    sgd: §3.2, each layer with its own learning rate, momentum and L2 penalty, which biases are free of
+    muon: for the weights of the twin's layers, and AdamW for biases, batch normalisation and the join. The paper's
+        fully connected weights go to AdamW too: 4096 singular values would cost three times the step itself.
     """
-    muon = [p for p in net.twin.parameters() if p.ndim > 1 and len(p) <= 1024]
+    if config.optimizer == "sgd":
+        groups, values = [], (map(float, getattr(config, name).split(",")) for name in LAYERWISE)
+        for layer, eta, mu, l2 in zip(layers(net), *values, strict=True):
+            for decays in (True, False):  # lambda_j |w|^2 has the slope 2 lambda_j w
+                own = [p for p in layer if (p.ndim > 1) == decays]
+                groups.append({"params": own, "highest": eta, "mu": mu, "weight_decay": 2 * l2 * decays})
+        return [torch.optim.SGD(groups, lr=0.0, momentum=0.5)]
+    muon = [p for p in net.twin.parameters() if p.ndim > 1 and len(p) <= 1024] if config.optimizer == "muon" else []
     adam = [p for p in net.parameters() if not any(p is other for other in muon)]
-    return [
-        Muon(muon, config.learning_rate, config.weight_decay, getattr(torch, net.precision)),
-        torch.optim.AdamW(adam, config.adam_learning_rate, weight_decay=0.0, fused=True),
-    ]
+    group = {"params": adam, "highest": config.adam_learning_rate}
+    optimizers = [torch.optim.AdamW([group], 0.0, weight_decay=0.0, fused=True)]
+    if muon:
+        group = {"params": muon, "highest": config.learning_rate}
+        optimizers.insert(0, Muon([group], 0.0, config.weight_decay, getattr(torch, net.precision)))
+    return optimizers
 
 
 def schedule(step, config):
-    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine; §3.2: -1 % an epoch."""
+    """Return the learning rates' factor at a step 0, 1, ...
+
+    §3.2: -1 % an epoch. The fast recipe's goes up in a line and down along a cosine; --lr-step's falls in stairs.
+    """
+    if config.lr_step:
+        return 0.1 ** (step // epoch_steps(config) // config.lr_step)
+    if config.recipe == "paper":
+        return 0.99 ** (step // epoch_steps(config))
     return min(1, (step + 1) / max(1, config.warmup)) * 0.5 * (1 + math.cos(math.pi * step / config.steps))
 
 
-def training_step(net, optimizers, drawings, step, config, rng):
-    """Take one step and return its loss (a tensor on the device, so that nothing waits for it)."""
-    images, characters = draw_batch(drawings, config, rng)
-    x = distort(to_input(images.flatten(0, 1), net.size), rng, config.distortion)  # §3.2: each twin by itself
-    h = net.features(x).view(*characters.shape, -1)  # (A, n, D)
-    loss = pair_loss(net, h, characters)
+def set_rates(optimizers, step, config):
+    """Set every learning rate, and SGD's momenta, which rise by the epoch from 0.5 to mu_j (§3.2)."""
+    risen = min(1, step // epoch_steps(config) / config.momentum_epochs) if config.momentum_epochs else 1
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = group["highest"] * schedule(step, config)
+        if "mu" in group:
+            group["momentum"] = 0.5 + risen * (group["mu"] - 0.5)
+
+
+def training_step(net, optimizers, drawings, step, config, rng, pairs=None):
+    """Take a step 0, 1, ... and return its loss (a tensor on the device, so that nothing waits for it)."""
+    if config.recipe == "fast":
+        loss = fast_loss(net, drawings, config, rng)
+    else:
+        loss = paper_loss(net, drawings, pairs, step, config)
     net.zero_grad()
     loss.backward()  # the gradients of both twins add in the shared weights
-    for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
-        for group in optimizer.param_groups:
-            group["lr"] = highest * schedule(step, config)
+    set_rates(optimizers, step, config)
+    for optimizer in optimizers:
         optimizer.step()
     return loss.detach()
 
@@ -335,284 +449,224 @@ def training_step(net, optimizers, drawings, step, config, rng):
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawings:
-    """Hold the drawings of many characters.
+def as_tensors(record, device="cpu"):
+    """Turn the arrays of Drawings or Trials into tensors on a device; what files.Drawings says of them holds here too.
 
-    images: (characters, drawers, H, W) uint8, 1 = ink, 0 = paper
-    alphabet: (characters,) int64, each character's alphabet, an index into names
-    names: the alphabets' names
+    Drawings: images (characters, drawers, H, W) uint8, 0 or 1, or float in [0, 1], 1 = ink; alphabet (characters,)
+    int64, indices into names; counts (characters,) int64, how many of its row's drawings each character has.
     """
-
-    images: torch.Tensor
-    alphabet: torch.Tensor
-    names: tuple
-
-    def only(self, names):
-        """Return the drawings of the named alphabets, in this set's order. Raises ValueError for an unknown name."""
-        kept = sorted(self.names.index(name) for name in names)
-        characters = torch.cat([torch.where(self.alphabet == a)[0] for a in kept])
-        alphabet = torch.tensor([kept.index(a) for a in self.alphabet[characters]])
-        return Drawings(self.images[characters], alphabet, tuple(self.names[a] for a in kept))
-
-    def to(self, device):
-        return Drawings(self.images.to(device), self.alphabet.to(device), self.names)
+    if isinstance(record, Drawings) and record.counts is None:
+        record = record._replace(counts=np.full(record.images.shape[0], record.images.shape[1]))
+    tensors = (torch.as_tensor(f) if isinstance(f, (np.ndarray, torch.Tensor)) else f for f in record)
+    return type(record)(*(f.to(device) if isinstance(f, torch.Tensor) else f for f in tensors))
 
 
-@contextlib.contextmanager
-def written_whole(path):
-    """Yield a temporary file to write; it becomes path at the end, so that path is whole or is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def data_file(data_dir, name):
-    """Return the path of a data file in data_dir, else $KOCH_DATA, else data/, downloaded if need be; or UserError."""
-    path = Path(data_dir or os.environ.get("KOCH_DATA") or "data") / name
-    if path.is_file():
-        return path
-    folder, checksum = FILES[name]
-    try:
-        with urllib.request.urlopen(folder + name, timeout=20) as answer, written_whole(path) as file:
-            total, digest = int(answer.headers.get("Content-Length") or 0), hashlib.sha256()
-            while block := answer.read(1 << 16):
-                file.write(block)
-                digest.update(block)
-                progress(f"downloading {name}", file.tell(), total)
-            if digest.hexdigest() != checksum:
-                raise OSError("what came is not the official file: its checksum differs")
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(f"{path} is not there and cannot be downloaded ({reason(error)})") from error
-    return path
-
-
-def read_zip(path):
-    """Return the files of a zip, {name: bytes} in the names' order. Raises UserError when it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name: archive.read(name) for name in sorted(archive.namelist()) if not name.endswith("/")}
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({reason(error)}); delete it and start again") from error
-
-
-def decode(png, name):
-    """Decode a drawing from a PNG's bytes: (105, 105) uint8, 1 = ink. Raises UserError, with its name, when damaged."""
-    try:
-        paper = np.asarray(Image.open(io.BytesIO(png)).convert("1"))  # in the files ink is 0 and paper 1
-        if paper.shape != (105, 105):
-            raise ValueError(f"it has {paper.shape[1]}x{paper.shape[0]} pixels, not 105x105")
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three
-        raise UserError(f"{name} is damaged ({reason(error)}); delete the zip and start again") from error
-    return (~paper).astype(np.uint8)
-
-
-def load_omniglot(data_dir="", part="background"):
-    """Load Omniglot's background set (30 alphabets, 964 characters) or evaluation set (20 alphabets, 659 characters).
-
-    data_dir: folder of the zip files; "" for $KOCH_DATA, else data/
-    part: "background" or "evaluation"; ValueError for another
-    Returns Drawings of (characters, 20, 105, 105). Raises UserError when the file cannot be had or is damaged.
-    """
-    if part not in N_CHARACTERS:
-        raise ValueError(f"part is one of {tuple(N_CHARACTERS)}, not {part!r}")
-    path = data_file(data_dir, f"images_{part}.zip")
-
-    def read():
-        characters = {}  # (alphabet, character): drawings; by the sorted names, never in the order of a disk or a zip
-        for name, png in read_zip(path).items():
-            if found := re.fullmatch(r"images_\w+/(.+)/(character\d+)/\d+_\d+\.png", name):
-                characters.setdefault(found.groups(), []).append(decode(png, f"{path}: {name}"))
-        if len(characters) != N_CHARACTERS[part] or {len(d) for d in characters.values()} != {N_DRAWERS}:
-            wanted = f"{N_CHARACTERS[part]} with {N_DRAWERS} drawings each"
-            raise UserError(f"{path} has {len(characters)} characters, not {wanted}; delete it and start again")
-        names = sorted({alphabet for alphabet, _ in characters})
-        return np.array(list(characters.values())), np.array([names.index(a) for a, _ in characters]), names
-
-    return cached(path.with_suffix(".npz"), path.read_bytes(), read)
-
-
-def cached(path, source, make):
-    """Return the Drawings kept in a file, or those that make() gives, kept for the next time.
-
-    source: bytes that the drawings are made from; drawings of other bytes are stale and made again, as are broken files
-    make: () -> images (characters, drawers, H, W) uint8 0 or 1, alphabet (characters,) and names
-    """
-    key = hashlib.sha256(source).hexdigest()
-    try:
-        with np.load(path) as kept:
-            if kept["key"] != key:
-                raise ValueError("stale")
-            images = np.unpackbits(kept["bits"], count=kept["shape"].prod()).reshape(kept["shape"])
-            alphabet, names = kept["alphabet"], kept["names"].tolist()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        images, alphabet, names = make()
-        with contextlib.suppress(OSError), written_whole(path) as file:  # a folder that is read-only costs time alone
-            bits = np.packbits(images)  # 8 pixels a byte: all of Omniglot in 45 MB
-            np.savez(file, key=key, bits=bits, shape=images.shape, alphabet=alphabet, names=np.array(names))
-    return Drawings(torch.from_numpy(images), torch.from_numpy(alphabet), tuple(names))
-
-
-def invent_alphabets(seed):
-    """Invent 50 alphabets of 14..40 characters, each by 20 drawers, in Omniglot's layout and with strokes like its own.
-
-    Returns Drawings of (characters, 20, 105, 105), the same for the same seed. How: reference_numpy/invented.py.
-    """
-    from reference_numpy import invented
-
-    source = Path(invented.__file__).read_bytes() + b"%d %d" % (seed, invented.N_INVENTED)
-    return cached(Path("data") / f"invented{seed}.npz", source, lambda: invented.invent(seed))
+def as_arrays(record):
+    """Turn the tensors of Drawings, Trials or Pairs into arrays."""
+    return type(record)(*(f.cpu().numpy() if isinstance(f, torch.Tensor) else f for f in record))
 
 
 def load_data(config):
-    """Load the drawings that a configuration names and split them by alphabet.
+    """Load the drawings that a configuration names, split by alphabet, or people, or classes.
 
-    Returns training, validation and test Drawings (30, 10 and 10 alphabets) and their data set's name, "omniglot" or
-    "invented". When nobody named a data set or a folder, and Omniglot cannot be had, alphabets are invented.
-    Raises UserError when the data set that was named cannot be had.
+    Returns training, validation and test Drawings (30, 10 and 10 alphabets of Omniglot) on the configuration's device,
+    and their data set's name. When nobody named a data set or a folder, and Omniglot cannot be had, alphabets are
+    invented. Raises UserError when the data set that was named cannot be had.
     """
-    if config.data != "invented":
-        try:
-            for name in FILES:
-                data_file(config.data_dir, name)
-        except UserError as error:
-            folder = config.data_dir or os.environ.get("KOCH_DATA")
-            advice = f"put {', '.join(FILES)} into {folder or 'data'}/"
-            if config.data == "omniglot" or folder:
-                raise UserError(f"{error}; {advice}, or use --data invented") from error
-            print(f"Omniglot is not here: {error}.")
-            print("This run trains on alphabets that it invents instead; no real drawing is among them.")
-            print(f"For Omniglot {advice} and start again.")
-        else:
-            background, evaluation = (load_omniglot(config.data_dir, part) for part in N_CHARACTERS)
-            return background, evaluation.only(VALIDATION_ALPHABETS), evaluation.only(TEST_ALPHABETS), "omniglot"
-    drawings = invent_alphabets(0)
-    return *(drawings.only(drawings.names[a:b]) for a, b in ((0, 30), (30, 40), (40, 50))), "invented"
+    *splits, data = files.load_splits(config.data, config.data_dir, config.ink)
+    return *(as_tensors(drawings, config.device.replace("auto", "cpu")) for drawings in splits), data
+
+
+def by_drawers(drawings, part):
+    """Return what the drawers of "training", "validation" or "test" drew (§4.2); all where nobody says who drew."""
+    return as_tensors(drawings.by(*DRAWERS[part]), drawings.images.device)
+
+
+# § 4.2 Verification ---------------------------------------------------------------------------------------------------
+
+
+class Pairs(NamedTuple):
+    """Hold pairs of drawings: are the two of one character?
+
+    first, second: (n,) int64, indices into the drawings' images.flatten(0, 1); same: (n,) bool
+    distortions: (2, 9, n, 7) float, the first and the second twin's, none in copy 0; None where there are no copies
+    """
+
+    first: torch.Tensor
+    second: torch.Tensor
+    same: torch.Tensor
+    distortions: torch.Tensor = None
+
+
+def draw_pairs(drawings, n_pairs, rng):
+    """Draw pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
+
+    drawings: Drawings, whose characters with one drawing are left out; rng: torch.Generator on the CPU
+    Returns Pairs on drawings' device: never a drawing with itself. ours: "different" stays within an alphabet.
+    Raises UserError when an alphabet has fewer than two characters of two drawings.
+    """
+    alphabet, counts = drawings.alphabet.cpu(), drawings.counts.cpu()
+    usable = torch.where(counts >= 2)[0]
+    usable = usable[alphabet[usable].argsort(stable=True)]  # alphabet after alphabet
+    size = alphabet[usable].bincount(minlength=len(drawings.names))
+    if (size < 2).any():
+        raise UserError(f"{drawings.names[int(size.argmin())]} has too few characters: a pair takes two with two drawings")
+
+    def random(below):  # (n,) int64: one number each in 0..below - 1
+        return (torch.rand(n_pairs, generator=rng, dtype=torch.float64) * below).long()
+
+    i = torch.arange(n_pairs)
+    same, a = i % 2 == 0, i // 2 % len(size)
+    start, place = (size.cumsum(0) - size)[a], random(size[a])
+    first = usable[start + place]
+    # §4.2: drawn directly: another character, or another drawing, is so many steps further round.
+    other = usable[start + (place + 1 + random(size[a] - 1)) % size[a]]
+    second = torch.where(same, first, other)
+    drawer = random(counts[first])
+    another = torch.where(same, (drawer + 1 + random(counts[second] - 1)) % counts[second], random(counts[second]))
+    row, device = drawings.images.shape[1], drawings.images.device
+    return Pairs((first * row + drawer).to(device), (second * row + another).to(device), same.to(device))
+
+
+def training_pairs(drawings, config):
+    """Draw the training's pairs and, with config.distort, the eight distortions of each drawing of a pair (§3.2)."""
+    rng = torch.Generator().manual_seed(config.seed)
+    pairs = draw_pairs(drawings, config.pairs, rng)
+    if not config.distort:
+        return pairs
+    drawn = draw_distortions(2 * 8 * config.pairs, rng, config.distortion).view(2, 8, config.pairs, 7)
+    return pairs._replace(distortions=F.pad(drawn, (0, 0, 0, 0, 1, 0)).to(pairs.same.device))
+
+
+@torch.no_grad()
+def pair_logits(model, drawings, pairs):
+    """Return the logits of pairs, (n,) float64 on the CPU; each drawing's features are computed once."""
+    used, where = torch.cat([pairs.first, pairs.second]).unique(return_inverse=True)
+    h = image_features(model, drawings.images.flatten(0, 1)[used])
+    both = zip(where[: len(pairs.same)].split(1000), where[len(pairs.same) :].split(1000))
+    return torch.cat([torch.as_tensor(model.logit(h[i], h[j])).double().cpu() for i, j in both])
+
+
+def settle_threshold(net, validation):
+    """Choose net.threshold, a logit, on 10,000 validation pairs (§4.2), calibrating the net if its loss needs that."""
+    drawings = by_drawers(validation, "validation")
+    pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED))
+    same, logits = pairs.same.cpu(), pair_logits(net, drawings, pairs)
+    if net.config.loss != "bce":
+        # ours: the softmax of many pairs and the contrastive loss say nothing of the odds of one pair, as §3.2's does:
+        # a scale and an offset, which change no answer of a trial, go into the join.
+        scale, offset = measures.fit_log_odds(logits, same)
+        net.join.weight.data.mul_(scale)
+        net.join.bias.data.mul_(scale).add_(offset)
+        logits = pair_logits(net, drawings, pairs)
+    net.threshold = measures.choose_threshold(logits, same)
+
+
+def verify(net, test):
+    """Say of 10,000 test pairs whether they are the same, at the threshold chosen on validation pairs (§4.2).
+
+    net: from load_checkpoint, with its threshold; test: Drawings
+    Returns the results {n, right, accuracy, interval, area, equal_error_rate, threshold}, and for a picture the pairs'
+    Drawings, the Pairs and their logits. A logit that is not a number is a mistake.
+    """
+    drawings = by_drawers(test, "test")
+    pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED + 1))
+    logits, same = pair_logits(net, drawings, pairs), pairs.same.cpu()
+    right = int((torch.where(same, logits > net.threshold, logits <= net.threshold)).sum())
+    area, equal = measures.area_and_equal_error(*measures.roc(logits, same)[:2])
+    results = {"n": N_PAIRS, "right": right, "accuracy": right / N_PAIRS, "area": area, "equal_error_rate": equal}
+    results |= {"interval": measures.wilson_interval(right, N_PAIRS), "threshold": net.threshold}
+    return results, (drawings, pairs, logits)
 
 
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 
 
-class Trials(NamedTuple):
-    """Hold one-shot trials: which of n_way support images is of the test image's character?
-
-    images: (n, H, W) uint8, 1 = ink: every image of the trials once
-    test: (n_trials,) int64, the test images, as indices into images
-    support: (n_trials, n_way) int64, the support images, one of each character
-    answers: (n_trials,) int64, the right position in support, 0..n_way - 1
-    alphabets: the name of each trial's alphabet (of its test image, where a trial spans several)
-    """
-
-    images: torch.Tensor
-    test: torch.Tensor
-    support: torch.Tensor
-    answers: torch.Tensor
-    alphabets: tuple
-
-
-def lake_runs(data_dir=""):
-    """Load Lake's 20 runs of 20 trials, 20-way, each within one alphabet by two drawers (§4.3).
-
-    Returns Trials: 400 of them over 800 images. Raises UserError when all_runs.zip cannot be had or is damaged.
-    """
-    path = data_file(data_dir, "all_runs.zip")
-    files = read_zip(path)
-    try:
-        images, test, support, answers = [], [], [], []
-        for run in range(20):
-            pairs = [line.split() for line in files[f"run{run + 1:02}/class_labels.txt"].decode().splitlines()]
-            names = sorted(right for _, right in pairs)  # run01/training/class01.png, ...
-            first = len(images)
-            images += [decode(files[name], f"{path}: {name}") for name in names + [name for name, _ in pairs]]
-            test += range(first + 20, first + 40)
-            support += [list(range(first, first + 20))] * 20
-            answers += [names.index(right) for _, right in pairs]
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} does not hold Lake's 20 runs ({reason(error)}); delete it and start again") from error
-    alphabets = tuple(TEST_ALPHABETS[i // 40] for i in range(400))
-    return Trials(torch.from_numpy(np.array(images)), *map(torch.tensor, (test, support, answers)), alphabets)
-
-
-def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
+def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True, n_shot=1):
     """Draw one-shot trials: n_way different characters by one drawer, a test image of one of them by another drawer.
 
-    drawings: Drawings with at least two drawers
+    drawings: Drawings with more than n_shot drawers; where characters were not drawn by the same drawers, each takes
+        the first of the trial's order of drawers who drew it
     rng: torch.Generator on the CPU
     within_alphabet: take a trial's characters from one alphabet, the alphabets in turn, those with fewer than n_way
         characters left out; else from all alphabets
-    Returns Trials, the right answer at a random position. Raises UserError if there are too few characters or drawers.
+    Returns Trials, the right answer at a random position: images (n, H, W), the drawings'; test (n_trials,) and
+    support (n_trials, n_way), or (n_trials, n_way, n_shot) where n_shot is not 1, indices into images; answers
+    (n_trials,), the right position; alphabets, the test image's. Raises UserError if there are too few.
     """
-    n_drawers, alphabet = drawings.images.shape[1], drawings.alphabet.cpu()
-    groups = alphabet if within_alphabet else torch.zeros_like(alphabet)
-    pools = [pool for group in groups.unique() if len(pool := torch.where(groups == group)[0]) >= n_way]
-    if not pools or n_way < 2 or n_drawers < 2:
-        raise UserError(f"no {n_way}-way trial can be drawn: it needs {n_way} characters of two drawers, and two ways")
+    n_drawers, alphabet, counts = drawings.images.shape[1], drawings.alphabet.cpu(), drawings.counts.cpu()
+    groups = torch.where(counts > n_shot, alphabet if within_alphabet else 0, -1)
+    pools = [torch.where(groups == group)[0] for group in groups[groups >= 0].unique()]
+    pools = [pool for pool in pools if len(pool) >= n_way]
+    if not pools or n_way < 2 or n_shot < 1:
+        raise UserError(
+            f"no {n_way}-way {n_shot}-shot trial can be drawn: it takes {max(2, n_way)} characters with "
+            f"{max(1, n_shot) + 1} drawings each"
+        )
     test, support, answers = [], [], []
     for trial in range(n_trials):
         pool = pools[trial % len(pools)]
         characters = pool[torch.randperm(len(pool), generator=rng)[:n_way]]  # (n_way,)
-        drawer, test_drawer = torch.randperm(n_drawers, generator=rng)[:2]
+        drawers = torch.randperm(n_drawers, generator=rng)
         answer = torch.randint(n_way, (), generator=rng)
-        support.append(characters * n_drawers + drawer)
-        test.append(characters[answer] * n_drawers + test_drawer)
+        absent = drawers >= counts[characters][:, None]  # (n_way, n_drawers)
+        drawers = drawers[absent.byte().argsort(dim=1, stable=True)[:, : n_shot + 1]]  # (n_way, n_shot + 1)
+        support.append(characters[:, None] * n_drawers + drawers[:, :n_shot])
+        test.append(characters[answer] * n_drawers + drawers[answer, n_shot])
         answers.append(answer)
     test, support, answers = torch.stack(test), torch.stack(support), torch.stack(answers)
     alphabets = tuple(drawings.names[alphabet[i]] for i in test // n_drawers)
-    used, where = torch.cat([test[:, None], support], 1).unique(return_inverse=True)  # where: (n_trials, 1 + n_way)
-    images = drawings.images[used // n_drawers, used % n_drawers]
-    return Trials(images, where[:, 0], where[:, 1:], answers, alphabets)
-
-
-class PixelNearestNeighbour:
-    """Compare pixels by their cosine: the baseline that learns nothing (21.75 % on Lake's runs)."""
-
-    size = 105
-
-    def features(self, images):
-        return F.normalize(images.flatten(1), dim=1)  # (N, H * W)
-
-    def logit(self, h1, h2):
-        return (h1 * h2).sum(-1)
+    images = drawings.images.flatten(0, 1)
+    return Trials(images, test, support.squeeze(2) if n_shot == 1 else support, answers, alphabets)
 
 
 @torch.no_grad()
-def one_shot_answers(model, trials):
-    """Answer every trial alone: the position of the support image that is most likely the test image's character.
+def image_features(model, images):
+    """Compute images' features, once each, undistorted: (n, H, W) -> (n, D), with a net that is not training.
 
-    model: any object with size (pixels), features and logit as SiameseNet has them; no training, no distortion
-    Returns (n_trials,) int64 on the CPU; -1 where the best logit is shared or any logit is not a number.
+    model: any object with size (pixels), features and logit as SiameseNet has them, over tensors or arrays
     """
     training = getattr(model, "training", False)
     if training:
         model.eval()
-    h = torch.cat([model.features(to_input(images, model.size)) for images in trials.images.split(128)])  # each once
-    answers = []
-    for test, support in zip(trials.test.split(10), trials.support.split(10)):  # few: they stay in the cache
-        h1 = h[test].repeat_interleave(support.shape[1], 0)  # (10 * n_way, D)
-        # Logits, not probabilities: a float32 sigmoid is exactly 1 from logit 16.7 on, and makes ties.
-        logits = model.logit(h1, h[support.flatten()]).view(support.shape).float().cpu()
-        clear = ((logits == logits.amax(1, keepdim=True)).sum(1) == 1) & ~logits.isnan().any(1)
-        answers.append(torch.where(clear, logits.argmax(1), -1))
+    h = torch.cat([torch.as_tensor(model.features(to_input(some, model.size))) for some in images.split(128)])
     if training:
         model.train()
+    return h
+
+
+@torch.no_grad()
+def one_shot_answers(model, trials, h=None):
+    """Answer every trial alone: the position of the support image that is most likely the test image's character.
+
+    model: as in image_features; h: the features of trials.images, where they are known
+    Returns (n_trials,) int64 on the CPU; -1 where the best logit is shared or any logit is not a number. Where a
+    character has several support images, its logit is their mean.
+    """
+    both = torch.cat([trials.test[:, None], trials.support.flatten(1)], 1)  # (n_trials, 1 + n_way * n_shot)
+    if h is None:
+        used, both = both.unique(return_inverse=True)
+        h = image_features(model, trials.images[used])
+    test, support, answers = both[:, 0], both[:, 1:].view(trials.support.shape), []
+    for one, many in zip(test.split(10), support.split(10)):  # few: they stay in the cache
+        h1 = h[one].repeat_interleave(many[0].numel(), 0)  # (10 * n_way * n_shot, D)
+        # Logits, not probabilities: a float32 sigmoid is exactly 1 from logit 16.7 on, and makes ties.
+        logits = torch.as_tensor(model.logit(h1, h[many.flatten()])).view(*many.shape[:2], -1).float().cpu().mean(2)
+        clear = ((logits == logits.amax(1, keepdim=True)).sum(1) == 1) & ~logits.isnan().any(1)
+        answers.append(torch.where(clear, logits.argmax(1), -1))
     return torch.cat(answers)
 
 
-def one_shot_accuracy(model, trials):
+def one_shot_accuracy(model, trials, h=None):
     """Return the fraction of trials answered right, 0..1. A tie and a logit that is not a number are wrong answers."""
-    return (one_shot_answers(model, trials) == trials.answers.cpu()).double().mean().item()
+    return (one_shot_answers(model, trials, h) == trials.answers.cpu()).double().mean().item()
 
 
-def wilson_interval(n_right, n, z=1.96):
-    """Return Wilson's 95 % interval of a fraction, (low, high) in 0..1: 368 right of 400 give 0.889..0.943."""
-    p, centre = n_right / n, (n_right + z * z / 2) / (n + z * z)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+def load_baseline(name):
+    """Return a scorer that learns nothing, "pixels" or "hausdorff", for one_shot_answers."""
+    from reference_numpy import baselines  # with Numba, which takes time
+
+    return getattr(baselines, BASELINES[name])()
 
 
 def take_trials(model, trials):
@@ -620,169 +674,106 @@ def take_trials(model, trials):
 
     Returns {n, right, accuracy, interval (low, high) and chance in 0..1, pixels (1-NN), alphabets {name: [right, n]}}.
     """
-    correct = one_shot_answers(model, trials) == trials.answers
+    correct = one_shot_answers(model, trials) == trials.answers.cpu()
     right, n = int(correct.sum()), len(correct)
     hits = [name for name, hit in zip(trials.alphabets, correct.tolist()) if hit]
     return {
-        "n": n, "right": right, "accuracy": right / n, "interval": wilson_interval(right, n),
-        "chance": 1 / trials.support.shape[1], "pixels": one_shot_accuracy(PixelNearestNeighbour(), trials),
+        "n": n, "right": right, "accuracy": right / n, "interval": measures.wilson_interval(right, n),
+        "chance": 1 / trials.support.shape[1], "pixels": one_shot_accuracy(load_baseline("pixels"), trials),
         "alphabets": {a: [hits.count(a), trials.alphabets.count(a)] for a in dict.fromkeys(trials.alphabets)},
     }  # fmt: skip
 
 
-def evaluate(net, test, data, data_dir=""):
-    """Take the test trials with a net from load_checkpoint and print them beside the paper's figures.
+def widest(drawings):
+    """Return the ways of the paper's trials, 20, or as many as the largest alphabet has characters."""
+    return min(20, int(drawings.alphabet[drawings.counts > 1].bincount().max()))
 
-    test, data: the test Drawings and their data set's name, from load_data
-    Returns {"lake": ..., "within": ..., "across": ...} as take_trials counts them, and the Trials to draw. Lake's are
-    missing after a training on invented alphabets if the file is not at hand.
+
+def draw_test_trials(test, data, data_dir=""):
+    """Draw the fresh trials of a test set, and load Lake's where they belong: {"lake", "within", "across": Trials}.
+
+    Lake's are missing after a training on invented alphabets if the file is not at hand.
     """
     rng = torch.Generator().manual_seed(TRIALS_SEED)
-    trials = {key: one_shot_trials(test, 20, N_FRESH, rng, key == "within") for key in ("within", "across")}
-    if data == "omniglot" or Path(data_dir or os.environ.get("KOCH_DATA") or "data", "all_runs.zip").is_file():
-        trials = {"lake": lake_runs(data_dir)} | trials
-    results = {key: take_trials(net, drawn) for key, drawn in trials.items()}
-    print_results(results, net, data)
-    return results, next(iter(trials.values()))
+    kinds = ("within", "across") if len(test.names) > 1 else ("within",)
+    trials = {key: one_shot_trials(test, widest(test), N_FRESH, rng, key == "within") for key in kinds}
+    at_hand = (files.data_folder(data_dir) / "all_runs.zip").is_file()
+    if data == "omniglot" or data == "invented" and at_hand:
+        trials = {"lake": as_tensors(files.lake_runs(data_dir))} | trials
+    return trials
+
+
+# § 4.4 MNIST One-shot Trial -------------------------------------------------------------------------------------------
+
+
+def take_mnist(net, data_dir=""):
+    """Take five draws of 400 10-way trials of MNIST's test digits, with a net that has seen none (§4.4).
+
+    Returns {n, draws (5 accuracies), accuracy (their mean), interval, wrong_polarity, pixels}; fractions in 0..1.
+    """
+    digits = as_tensors(files.load_mnist(data_dir))
+    draws = [one_shot_trials(digits, 10, 400, torch.Generator().manual_seed(TRIALS_SEED + i)) for i in range(5)]
+    exchanged = [trials._replace(images=1 - trials.images) for trials in draws]
+    ours, wrong = ([one_shot_accuracy(net, trials) for trials in each] for each in (draws, exchanged))
+    pixels = [one_shot_accuracy(load_baseline("pixels"), trials) for trials in draws]
+    results = {"n": 400, "draws": ours, "interval": measures.wilson_interval(round(sum(ours) * 400), 2000)}
+    means = {"accuracy": ours, "wrong_polarity": wrong, "pixels": pixels}
+    return results | {key: sum(each) / 5 for key, each in means.items()}
 
 
 # Results --------------------------------------------------------------------------------------------------------------
 
 
-def print_results(results, net, data):
-    """Print what evaluate returned. The paper's figures stand beside those on Lake's trials and no others."""
-
-    def row(name, accuracy, interval=None):
-        low_high = f"{100 * interval[0]:8.1f} .. {100 * interval[1]:.1f}" if interval else ""
-        print(f"  {name:<58}{100 * accuracy:6.2f} %{low_high}")
-
-    where = "the ten test alphabets" if data == "omniglot" else "ten invented alphabets"
-    seen = {"omniglot": "trained on Omniglot", "invented": "no real data: trained on invented alphabets"}
-    net_name = f"this net, {net.size}x{net.size}, {seen[net.config.data]}"
-    for key, result in results.items():
-        trials = "Lake's 400 one-shot trials" if key == "lake" else f"{result['n']:,} fresh trials of {where}"
-        title = f"{trials}, {'across alphabets' if key == 'across' else 'within one alphabet'}"
-        print(f"\n{title:<60}  right   95 % interval")
-        if key == "lake":
-            row("people", PEOPLE_LAKE / 100)
-            row("the paper's convolutional siamese net", PAPER_LAKE / 100, wilson_interval(368, 400))
-        row(net_name, result["accuracy"], result["interval"])
-        row("pixel 1-NN (cosine)", result["pixels"])
-        row("chance (20-way)", result["chance"])
-    print("\nright by alphabet" + " " * 24 + "".join(f"{key:>11}" for key in results))
-    for name in results["within"]["alphabets"]:
-        counts = [result["alphabets"].get(name) for result in results.values()]
-        print(f"  {name:<39}" + "".join(f"{f'{c[0]}/{c[1]}' if c else '-':>11}" for c in counts))
+def name_of(net):
+    return f"this net, {net.size}x{net.size}, {tables.SEEN.get(net.config.data, f'trained on {net.config.data}')}"
 
 
-def draw_curves(rows, path):
-    """Draw the loss and the validation accuracy over the steps into a PNG; rows as in the log."""
-    from matplotlib.figure import Figure  # takes half a second: only when there is something to draw
+def evaluate(net, test, data, data_dir="", pairs_alone=False):
+    """Take the test pairs and the test trials with a net from load_checkpoint; print them beside the paper's figures.
 
-    picture = Figure((9, 3.2), layout="constrained")
-    left, right = picture.subplots(1, 2)
-    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="tab:blue")
-    left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
-    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
-    right.plot(*zip(*taken), "o-", color="tab:orange")
-    right.set(xlabel="step", ylabel=f"right of {N_VALIDATION} validation trials (%)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    with written_whole(path) as file:
-        picture.savefig(file, format="png")
-
-
-def draw_trials(answers, trials, path):
-    """Draw the first 20-way trial as the paper's figures do, and the first that were answered wrong, into a PNG."""
-    from matplotlib.figure import Figure
-
-    wrong = torch.where(answers != trials.answers)[0].tolist()
-    cells = {(0, 0): (trials.test[0], "test", "black")}  # (row, column): image, title, colour of the frame
-    for way, image in enumerate(trials.support[0]):
-        colour = {int(answers[0]): "tab:red", int(trials.answers[0]): "tab:green"}.get(way, "lightgray")
-        cells[way // 4, 1 + way % 4] = (image, "", colour)
-    for i, trial in enumerate(wrong[:20]):
-        row, column = i // 4, 6 + 3 * (i % 4)
-        cells[row, column] = (trials.test[trial], "test", "black")
-        if answers[trial] >= 0:  # a tie chose none
-            cells[row, column + 1] = (trials.support[trial, answers[trial]], "chosen", "tab:red")
-        cells[row, column + 2] = (trials.support[trial, trials.answers[trial]], "right", "tab:green")
-    picture = Figure((14, 4.8), layout="constrained")
-    task = f"left: a trial of {trials.alphabets[0]}, the right answer in green"
-    picture.suptitle(f"{task}     right: the first of {len(wrong)} wrong answers in {len(answers)}", fontsize=9)
-    for place, axes in np.ndenumerate(picture.subplots(5, 18)):
-        axes.set(xticks=[], yticks=[], frame_on=place in cells)
-        if place in cells:
-            image, title, colour = cells[place]
-            axes.imshow(trials.images[image].cpu().numpy(), cmap="gray_r", vmin=0, vmax=1)
-            axes.set_title(title, fontsize=7, color=colour, pad=2)
-            for side in axes.spines.values():
-                side.set(color=colour, linewidth=0.5 if colour == "lightgray" else 1.5)
-    with written_whole(path) as file:
-        picture.savefig(file, format="png")
-
-
-def progress(label, done, total, note="", seconds=0.0, keep=False):
-    """Show a bar with the time left on one line that is written over; into a file only the lines to keep."""
-    minutes, rest = divmod(int(seconds / done * (total - done) if done < total else seconds), 60)
-    left = f"  {minutes}:{rest:02}" + " left" * (done < total) if seconds else ""
-    if sys.stdout.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        line = f"{label} [{'#' * (20 * done // max(total, 1)):.<20}] {done / max(total, 1):4.0%}  {note}{left}"
-        print(f"\r{line[:width]:<{width}}", end="\n" if done == total else "", flush=True)
-    elif keep or done == total:
-        print(f"{label} {done:,} of {total:,}  {note}{left}", flush=True)
-
-
-def machine(device):
-    """Say what computes: the device's name and the versions."""
-    about = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
-    cpu = (re.findall(r"model name\s*: (.*)", about) or [platform.processor()])[0]
-    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads of {cpu}"
-    return {"device": name, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    test, data: the test Drawings and their data set's name, from load_data
+    Returns {"verification": as verify, "lake": ..., "within": ..., "across": ... as take_trials counts}, and what is
+    worth drawing: the first Trials and what verify gives for a picture.
+    """
+    verification, pairs = verify(net, test)
+    tables.print_verification(verification, name_of(net), data)
+    if pairs_alone:
+        return {"verification": verification}, (None, *pairs)
+    trials = draw_test_trials(test, data, data_dir)
+    results = {key: take_trials(net, drawn) for key, drawn in trials.items()}
+    tables.print_trials(results, name_of(net), data)
+    return {"verification": verification} | results, (next(iter(trials.values())), *pairs)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
 
 
 def settle(config):
-    """Check a configuration and replace each "auto" and 0 by what it stands for here. Raises UserError."""
-    for name, allowed in CHOICES.items():
-        if getattr(config, name) not in allowed:
-            raise UserError(f"--{name} is one of {', '.join(map(str, allowed))}, not {getattr(config, name)}")
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, (int, float)) and not LEAST.get(name, 0) <= value < 2**63:
-            raise UserError(f"--{name.replace('_', '-')} is at least {LEAST.get(name, 0)}, not {value}")
-    if not re.fullmatch(r"(\w[\w.,=+-]*)?", config.name):
-        raise UserError(f"--name is the name of a folder in {RUNS}/, not {config.name!r}")
+    """Check a configuration and replace each "auto", 0 and "" by what it stands for here. Raises UserError."""
+    terminal.check_values(config, CHOICES, LEAST)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu")
+    if config.recipe == "paper" and config.loss == "softmax":
+        raise UserError("the paper's recipe has single pairs, and --loss softmax takes many; use bce or contrastive")
     device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     # A CPU with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
     units = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     fast = device == "cuda" or any(getattr(torch.cpu, name, bool)() for name in units)
-    precision = config.precision.replace("auto", "bfloat16" if fast else "float32")
     size = config.size or (105 if device == "cuda" else 35)
-    rate = config.adam_learning_rate or (3e-4 if size == 105 else 2e-3)
-    return dataclasses.replace(config, device=device, precision=precision, size=size, adam_learning_rate=rate)
-
-
-@contextlib.contextmanager
-def noted_signals():
-    """Yield a list to which Ctrl-C and SIGTERM add their number instead of ending the program, the first time."""
-    noted = []
-
-    def note(number, frame):
-        noted.append(number)
-        signal.signal(number, before[number])
-
-    mine = threading.current_thread() is threading.main_thread()  # Python lets no other thread set handlers
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM) if mine}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    found = {"device": device, "size": size}
+    found["precision"] = config.precision.replace("auto", "bfloat16" if fast else "float32")
+    found["adam_learning_rate"] = config.adam_learning_rate or (3e-4 if size == 105 else 2e-3)
+    found |= {name: getattr(config, name).replace("auto", own) for name, own in AUTO[config.recipe].items()}
+    for name, values in LAYERWISE.items():
+        found[name] = text = getattr(config, name) or values[size]
+        if not re.fullmatch(r"\d[\d.e-]*(,\d[\d.e-]*)*", text) or text.count(",") != values[size].count(","):
+            n = values[size].count(",") + 1
+            raise UserError(f"--{name.replace('_', '-')} is {n} numbers by commas, one for each layer, not {text!r}")
+    config = dataclasses.replace(config, **found)
+    if not config.steps:
+        steps = 2200 if config.recipe == "fast" else config.epochs * epoch_steps(config)
+        config = dataclasses.replace(config, steps=steps)
+    return config
 
 
 def train(config, resume=None):
@@ -790,98 +781,115 @@ def train(config, resume=None):
 
     config: Config
     resume: folder of a stopped run, to go on with as if it had not been stopped (config is then the run's own)
-    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt, log.csv, curves.png, trials.png; or the
-    number of the signal that stopped it: last.pt then holds all that going on needs. Raises UserError.
+    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt, log.csv and the pictures; or the number
+    of the signal that stopped it: last.pt then holds all that going on needs. Raises UserError.
     """
     state = load_state(Path(resume) / "last.pt", "optimizers", "rng", "run") if resume else None
     config = settle(Config(**state["config"]) if resume else config)
     *splits, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
-    training, validation, test = (drawings.to(config.device) for drawings in splits)
-    trials = one_shot_trials(validation, 20, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
+    training, validation, test = splits
+    pairs, watched = None, validation
+    if config.recipe == "paper":
+        training, watched = by_drawers(training, "training"), by_drawers(validation, "validation")
+        pairs = training_pairs(training, config)
+    trials = one_shot_trials(watched, widest(watched), N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
     torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from rng
     rng = torch.Generator(config.device).manual_seed(config.seed)
-    net = SiameseNet(config.size).to(config.device)
-    net.precision = config.precision
+    net = SiameseNet(config.size, config.loss == "contrastive")
+    if config.recipe == "paper":
+        paper_initialisation(net)
+    net, net.precision = net.to(config.device), config.precision
     optimizers = make_optimizers(net, config)
-    run = {"step": 0, "seconds": 0.0, "rows": [], "best": -1.0, "loss": 0.0}  # loss: summed since the last row
+    run = {"step": 0, "seconds": 0.0, "rows": [], "best": -1.0, "improved": 0, "loss": 0.0}  # loss: since the last row
     if resume:
         net.load_state_dict(state["net"])
         for optimizer, saved in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
         rng.set_state(state["rng"])
         run = state["run"]
-    folder = Path(resume) if resume else new_folder(config)
+    otherwise = f"{config.recipe}-{Path(data).name}-{config.size}-seed{config.seed}"
+    folder = Path(resume) if resume else terminal.new_folder(config.name, otherwise)
     print(f"twin net of {net.n_parameters:,} parameters on {net.size}x{net.size} pixels in {config.precision}")
     counts = ", ".join(f"{len(d.images)} {name}" for d, name in zip(splits, ("training", "validation", "test")))
     print(f"{data}: {counts} characters; {machine(config.device)['device']}; results go to {folder}/", flush=True)
-
-    def save(name, **more):
-        state = {"net": net.state_dict(), "config": dataclasses.asdict(config), "step": run["step"]}
-        buffer = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
-        torch.save(state | more, buffer)
-        with written_whole(folder / name) as file:
-            file.write(buffer.getbuffer())
-
-    log_every, validate_every = (math.ceil(config.steps / n) for n in (100, config.validations))
+    per_epoch = epoch_steps(config)
+    log_every, patience = math.ceil(config.steps / 100), config.patience * per_epoch
     loss, started = torch.tensor(run["loss"], device=config.device), time.perf_counter() - run["seconds"]
     net.train()
-    with noted_signals() as signals:
+    with terminal.noted_signals() as signals:
         for step in range(run["step"] + 1, config.steps + 1):
-            loss += training_step(net, optimizers, training, step - 1, config, rng)
+            loss += training_step(net, optimizers, training, step - 1, config, rng, pairs)
             run["step"], run["seconds"] = step, time.perf_counter() - started
-            validating = step % validate_every == 0 or step == config.steps
+            validating = step % per_epoch == 0 or step == config.steps
             if validating or step % log_every == 0:
                 mean = loss.item() / (step - (run["rows"][-1]["step"] if run["rows"] else 0))
                 if not math.isfinite(mean):
-                    raise UserError(f"the loss is {mean} at step {step}; lower --learning-rate")
-                rate = config.learning_rate * schedule(step - 1, config)
+                    raise UserError(f"the loss is {mean} at step {step}; lower the learning rates")
+                rate = optimizers[0].param_groups[0]["lr"]
                 run["rows"].append({"step": step, "learning_rate": rate, "loss": mean, "validation": None})
                 loss.zero_()
             if validating:  # §3.2: watch the one-shot error on 320 validation trials, keep the best
                 run["rows"][-1]["validation"] = accuracy = one_shot_accuracy(net, trials)
+                run["improved"] = step if accuracy > run["best"] else run["improved"]
                 if accuracy >= run["best"]:  # of equals the later one
                     run["best"] = accuracy
-                    save("best.pt")
+                    save_checkpoint(folder / "best.pt", net, config, step)
             if validating or signals:
                 run["loss"] = loss.item()
-                save("last.pt", optimizers=[o.state_dict() for o in optimizers], rng=rng.get_state(), run=run)
+                more = {"optimizers": [o.state_dict() for o in optimizers], "rng": rng.get_state(), "run": run}
+                save_checkpoint(folder / "last.pt", net, config, step, **more)
             said = f"loss {run['rows'][-1]['loss']:.3f}, " if run["rows"] else ""
             said += f"best validation {100 * run['best']:.1f} %, " if run["best"] >= 0 else ""
             said += f"{step / run['seconds']:.1f} steps/s"
-            progress("training", step, config.steps, said, run["seconds"], keep=validating)
+            terminal.progress("training", step, config.steps, said, run["seconds"], keep=validating)
             if signals and step < config.steps:
                 print(f"\nstopped at step {step} of {config.steps}; go on with: python koch.py train --resume {folder}")
                 return signals[0]
-    return finish(run, config, folder, test)
+            if config.recipe == "paper" and step - run["improved"] >= patience:  # §3.2: 20 epochs without a better one
+                print(f"\nno better validation in {config.patience} epochs: training ends at step {step}")
+                break
+    return finish(run, config, folder, validation, test)
 
 
-def finish(run, config, folder, test):
-    """Take the test trials once, with the best checkpoint, and write the results, the log and the pictures."""
+def finish(run, config, folder, validation, test):
+    """Choose the threshold, take the test pairs and trials once, with the best checkpoint, and write the results."""
     net = load_checkpoint(folder / "best.pt", config.device)
     net.precision = config.precision
-    results, trials = evaluate(net, test, config.data, config.data_dir)
+    settle_threshold(net, validation)
+    save_checkpoint(folder / "best.pt", net, config, net.step, threshold=net.threshold)
+    results, to_draw = evaluate(net, test, config.data, config.data_dir)
     about = {"config": dataclasses.asdict(config), "parameters": net.n_parameters, **machine(config.device)}
-    about |= {"seconds": run["seconds"], "validation": run["best"], "best_step": net.step}
-    draw_curves(run["rows"], folder / "curves.png")
-    draw_trials(one_shot_answers(net, trials), trials, folder / "trials.png")
-    with written_whole(folder / "log.csv") as file, io.TextIOWrapper(file, newline="") as text:
+    about |= {"seconds": run["seconds"], "epochs": run["step"] / epoch_steps(config)}
+    about |= {"validation": run["best"], "best_step": net.step}
+    from tutorials import pictures, uses
+
+    pictures.draw_curves(run["rows"], folder / "curves.png")
+    uses.draw_results(net, *to_draw, folder)
+    with terminal.written_whole(folder / "log.csv") as file, io.TextIOWrapper(file, newline="") as text:
         writer = csv.DictWriter(text, run["rows"][0])
         writer.writeheader()
         writer.writerows(run["rows"])
-    with written_whole(folder / "results.json") as file:
+    with terminal.written_whole(folder / "results.json") as file:
         file.write(json.dumps(about | results, indent=1).encode())
     print(f"\nin {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
     return about | results
 
 
-def new_folder(config):
-    """Return a new run's folder, made when its first file is written. Raises UserError when its name is taken."""
-    name = config.name or f"{config.recipe}-{config.data}-{config.size}-seed{config.seed}"
-    if config.name and (RUNS / name).exists():
-        raise UserError(f"{RUNS / name}/ is there already; take another --name or go on with --resume {RUNS / name}")
-    numbered = (RUNS / (name + (f"-{i}" if i > 1 else "")) for i in itertools.count(1))
-    return next(folder for folder in numbered if not folder.exists())
+def machine(device):
+    """Say what computes: the device's name and the versions."""
+    cpu = f"{torch.get_num_threads()} threads of {terminal.processor()}"
+    name = cpu if device == "cpu" else torch.cuda.get_device_name()
+    return {"device": name, "python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+
+
+def save_checkpoint(path, net, config, step, **more):
+    """Save a net, how it was trained, and more; path is whole or is not there."""
+    state = {"net": net.state_dict(), "config": dataclasses.asdict(config), "step": step} | more
+    buffer = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
+    torch.save(state, buffer)
+    with terminal.written_whole(Path(path)) as file:
+        file.write(buffer.getbuffer())
 
 
 def load_state(path, *keys):
@@ -899,56 +907,28 @@ def load_state(path, *keys):
         Config(**state["config"])
         return state
     except Exception as error:  # torch raises whatever its unpickler stumbles over
-        raise UserError(f"{path} is not a checkpoint of koch.py ({reason(error)}); name another one") from error
+        why = terminal.reason(error)
+        raise UserError(f"{path} is not a checkpoint of koch.py ({why}); name another one") from error
 
 
 def load_checkpoint(path, device="cpu"):
     """Load a trained net, the SiameseNet of a best.pt, last.pt or reference_numpy's best.npz, for evaluation.
 
-    Its attributes config (a Config) and step say how it was trained.
+    Its attributes config (a Config) and step say how it was trained; threshold is the logit above which a pair is
+    called the same, None where it was not chosen yet.
     Raises UserError when the file is missing, damaged, not one of koch.py's, or its weights do not fit its size.
     """
     state = load_state(path)
-    net = SiameseNet(state["config"]["size"])
+    net = SiameseNet(state["config"]["size"], state["config"].get("loss") == "contrastive")
     try:
-        net.load_state_dict(state["net"])
+        net.load_state_dict(state["net"])  # half precision becomes float32
     except RuntimeError as error:
         raise UserError(f"the weights in {path} are not those of a net of size {net.size}; name another one") from error
-    net.config, net.step = Config(**state["config"]), state["step"]
+    net.config, net.step, net.threshold = Config(**state["config"]), state["step"], state.get("threshold")
     return net.to(device).eval()
 
 
-def reason(error):
-    """Say an error in one line."""
-    error = getattr(error, "reason", None) or error  # what a URLError wraps
-    return (str(getattr(error, "strerror", None) or error) or type(error).__name__).splitlines()[0]
-
-
 # The command line -----------------------------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """Parse a command line; an error is one line and exit status 2, and no option can be abbreviated."""
-
-    def __init__(self, **how):
-        super().__init__(**how, allow_abbrev=False)
-
-    def error(self, message):
-        self.exit(2, f"koch.py: {message}; {self.prog} --help lists what there is\n")
-
-
-def add_options(parser, *names):
-    """Give a parser options for fields of Config (all, if none is named); the comments in its source are their help."""
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(Config), re.MULTILINE))
-    for field in dataclasses.fields(Config):
-        if field.name in names or not names:
-            how = {"type": field.type, "choices": CHOICES.get(field.name), "metavar": field.type.__name__.upper()}
-            if field.type is bool:
-                how = {"action": argparse.BooleanOptionalAction}
-            elif how["choices"]:
-                del how["metavar"]
-            text = (comments[field.name] + f" (default: {field.default})" * (field.default != "")).replace("%", "%%")
-            parser.add_argument(f"--{field.name.replace('_', '-')}", default=argparse.SUPPRESS, help=text, **how)
 
 
 def command_train(resume, **options):
@@ -959,42 +939,41 @@ def command_train(resume, **options):
     return 0 if isinstance(results, dict) else 128 + results
 
 
-def command_oneshot(checkpoint, **options):
-    """Take the test trials with a checkpoint, on the data set it was trained on or the one named."""
-    config = settle(Config(**options))
-    found = sorted([*RUNS.glob("*/best.pt"), *RUNS.glob("*/best.npz")], key=lambda path: path.stat().st_mtime)
-    if not checkpoint and not found:
-        raise UserError(f"there is no checkpoint in {RUNS}/; python koch.py train makes one")
-    net = load_checkpoint(checkpoint or found[-1], config.device)
-    net.precision = config.precision
-    print(f"{checkpoint or found[-1]}: {net.n_parameters:,} parameters, trained on {net.config.data}")
-    config = dataclasses.replace(config, data=config.data.replace("auto", net.config.data))
-    *_, test, data = load_data(config)
-    evaluate(net, test.to(config.device), data, config.data_dir)
-    return 0
-
-
 def main(arguments=None):
     """Run the command line; return the exit status: 0, 2 for bad input, 128 + the signal's number when stopped."""
-    parser = Parser(prog="koch.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("train", help="train the twin net, then take the test trials")
-    command.set_defaults(command=command_train)
-    add_options(command)
+    parser = terminal.Parser(prog="koch.py", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def add(name, text, *options):
+        command = commands.add_parser(name, help=text)
+        terminal.add_options(command, Config, CHOICES, *options)
+        return command
+
+    command = add("train", "train the twin net, then take the test pairs and trials")
     command.add_argument("--resume", metavar="FOLDER", help="go on with a stopped run as if it had not been stopped")
-    command = commands.add_parser("oneshot", help="take the test trials with a checkpoint")
-    command.set_defaults(command=command_oneshot)
-    add_options(command, "data", "data_dir", "device", "precision")
-    command.add_argument("checkpoint", nargs="?", help="best.pt, last.pt or best.npz (default: runs/'s newest best)")
+    common = ("data_dir", "ink", "device", "precision")
+    checkpoint = "best.pt, last.pt or best.npz (default: the newest best of runs/, else the project's own)"
+    command = add("verify", "are two drawings of one character?", "data", *common)
+    command.add_argument("files", nargs="*", metavar="FILE", help=f"{checkpoint}; two images to compare")
+    command = add("oneshot", "take one-shot trials with a checkpoint", "data", *common)
+    command.add_argument("checkpoint", nargs="?", help=checkpoint)
+    numbers = {"type": terminal.whole_numbers, "metavar": "N,N,..."}
+    command.add_argument("--way", **numbers, help="take fresh trials of so many ways each")
+    command.add_argument("--shot", **numbers, help="and of so many support images a character each")
+    command.add_argument("--baseline", choices=BASELINES, help="take the trials without a net")
+    command = add("classify", "which class of a folder does a picture belong to?", *common)
+    command.add_argument("--support", required=True, metavar="FOLDER", help="with CLASS.png or CLASS/*.png")
+    command.add_argument("images", nargs="+", metavar="IMAGE", help="the pictures to classify")
+    command.add_argument("--checkpoint", help=checkpoint)
+    command.add_argument("--json", action="store_true", dest="as_json", help="print all answers as JSON")
+    command.add_argument("--picture", default=str(RUNS / "classify.png"), metavar="FILE", help="(default: %(default)s)")
     options = vars(parser.parse_args(arguments))
-    try:
-        return options.pop("command")(**options)
-    except UserError as error:
-        print(f"koch.py: {error}", file=sys.stderr)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"koch.py: {error.filename or 'a file'} cannot be read or written ({reason(error)})", file=sys.stderr)
-    return 2
+    from tutorials import uses
+
+    run = {"train": command_train, "verify": uses.verify, "oneshot": uses.oneshot, "classify": uses.classify}
+    return terminal.guarded("koch.py", lambda: run[options.pop("command")](**options))
 
 
 if __name__ == "__main__":
+    sys.modules["koch"] = sys.modules["__main__"]  # for tutorials/uses.py, which would import it a second time
     sys.exit(main())

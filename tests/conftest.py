@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import koch  # noqa: E402
+from reference_numpy.files import FILES, OMNIGLOT_FILES, Drawings, invent_alphabets  # noqa: E402
 
 REFERENCE = "reference_numpy.layers"
 
@@ -100,7 +101,7 @@ def random_drawings(n_characters=(21, 22, 5), n_drawers=4, side=105, seed=0):
     """Make drawings of noise: one alphabet for each count of characters. No two drawings are alike."""
     images = (torch.rand(sum(n_characters), n_drawers, side, side, generator=rng(seed)) < 0.1).to(torch.uint8)
     alphabet = torch.arange(len(n_characters)).repeat_interleave(torch.tensor(n_characters))
-    return koch.Drawings(images, alphabet, tuple(f"Alphabet{i}" for i in range(len(n_characters))))
+    return koch.as_tensors(Drawings(images, alphabet, tuple(f"Alphabet{i}" for i in range(len(n_characters)))))
 
 
 class Oracle:
@@ -142,13 +143,13 @@ def drawings():
 def data_dir(tmp_path_factory):
     """A folder with links to the real data, so that no cache is written beside them; or skip."""
     there, folder = Path(os.environ.get("KOCH_DATA", "")).resolve(), tmp_path_factory.mktemp("data")
-    if not all((there / name).is_file() for name in koch.FILES):
+    if not all((there / name).is_file() for name in OMNIGLOT_FILES):
         pytest.skip(WITHOUT_DATA)
-    for name in koch.FILES:
+    for name in (name for name in FILES if (there / name).is_file()):
         (folder / name).symlink_to(there / name)
     return str(folder)
 
 
 @pytest.fixture(scope="session")
 def invented():
-    return koch.invent_alphabets(0)
+    return koch.as_tensors(invent_alphabets(0))

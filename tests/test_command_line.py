@@ -13,6 +13,8 @@ import torch
 from conftest import ROOT, random_drawings
 
 import koch
+from reference_numpy import files
+from tutorials import pictures
 
 TINY = ["--data", "invented", "--size", "35", "--device", "cpu", "--steps", "6", "--validations", "2", "--warmup", "2"]
 TINY += ["--alphabets", "2", "--characters", "4"]
@@ -43,13 +45,13 @@ def inside(workplace, monkeypatch):
     """The test runs inside the workplace, in this process and with few test trials: a training takes seconds."""
     monkeypatch.chdir(workplace)
     monkeypatch.delenv("KOCH_DATA", raising=False)
-    monkeypatch.setattr(koch.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(files.urllib.request, "urlopen", refuse)
     monkeypatch.setattr(koch, "N_FRESH", 60)
     return workplace
 
 
 def refuse(*_, **__):
-    raise koch.urllib.error.URLError("no network")
+    raise files.urllib.error.URLError("no network")
 
 
 def same_weights(a, b):
@@ -173,7 +175,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(inside, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device", "best.pt")
 
-    monkeypatch.setattr(koch.os, "replace", full)
+    monkeypatch.setattr(koch.terminal.os, "replace", full)
     assert koch.main(["train", *TINY, "--name", "full"]) == 2
     said = capsys.readouterr().err
     assert "No space left on device" in said and len(said.strip().splitlines()) == 1
@@ -199,12 +201,12 @@ def test_help_shows_the_source_of_every_value(capsys):
 
 def test_a_tie_can_be_drawn(tmp_path):
     trials = koch.one_shot_trials(random_drawings(), 20, 30, torch.Generator().manual_seed(0))
-    koch.draw_trials(torch.full((30,), -1), trials, tmp_path / "trials.png")
+    pictures.draw_trials(koch.as_arrays(trials), torch.full((30,), -1).numpy(), tmp_path / "trials.png")
     assert (tmp_path / "trials.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_lakes_trials_with_the_full_net_take_under_ten_seconds(data_dir):
-    lake, net = koch.lake_runs(data_dir), koch.SiameseNet(105)
+    lake, net = koch.as_tensors(files.lake_runs(data_dir)), koch.SiameseNet(105)
     net.precision = koch.settle(koch.Config(device="cpu")).precision
     if net.precision != "bfloat16" or torch.get_num_threads() < 2:
         pytest.skip("the ten seconds are for two cores that compute in bfloat16")

@@ -34,7 +34,7 @@ def torch_l1_join(h1, h2, alpha, bias):
 
 
 def torch_softmax_cross_entropy(logits, same):
-    """koch.pair_loss without torch's softplus, which is not exact from 20 on."""
+    """koch.softmax_loss without torch's softplus, which is not exact from 20 on."""
     different = logits.masked_fill(same, -math.inf).logsumexp(2, keepdim=True)
     losses = torch.logaddexp(different - logits, torch.zeros_like(logits))
     return losses[same & ~torch.eye(len(same[0]), dtype=torch.bool)].mean()
@@ -188,7 +188,7 @@ CASES = [
     ("l1_join-pairs", partial(l1_join, (5, 7), (5, 7))),
     ("l1_join-one", partial(l1_join, (1, 1), (1, 1))),
     ("l1_join-drawings", partial(l1_join, (6, 9), (6, 9), pixels=binary)),
-    ("l1_join-every_pair", partial(l1_join, (2, 5, 1, 4), (2, 1, 5, 4))),  # as koch.pair_loss does
+    ("l1_join-every_pair", partial(l1_join, (2, 5, 1, 4), (2, 1, 5, 4))),  # as koch.softmax_loss does
     ("l1_join-every_pair_of_one", partial(l1_join, (1, 1, 1, 3), (1, 1, 1, 3))),
     ("l1_join-fewer_axes", partial(l1_join, (3, 4), (2, 3, 4))),
     ("l1_join-one_against_many", partial(l1_join, (6,), (5, 6))),
@@ -330,7 +330,7 @@ def test_batchnorms_running_statistics_are_those_of_torch(impl, draw, name, make
 
 
 @both_dtypes
-def test_the_softmax_loss_is_koch_pair_loss(impl, draw, dtype):
+def test_the_softmax_loss_is_koch_softmax_loss(impl, draw, dtype):
     characters = np.array([[0, 0, 0, 1, 1, 2], [3, 4, 3, 4, 5, 5]])
     h, alpha, bias = cast((signed(draw, 2, 6, 8), signed(draw, 1, 8), signed(draw, 1)), dtype)
     logits, join = impl.l1_join_forward(h[:, :, None], h[:, None], alpha, bias)
@@ -342,7 +342,7 @@ def test_the_softmax_loss_is_koch_pair_loss(impl, draw, dtype):
     net.join = torch.nn.Linear(8, 1).double()
     net.join.weight.data, net.join.bias.data = torch.tensor(alpha.astype("f8")), torch.tensor(bias.astype("f8"))
     tensor = torch.tensor(h.astype("f8"), requires_grad=True)
-    wanted = koch.pair_loss(net, tensor, torch.tensor(characters))
+    wanted = koch.softmax_loss(net, tensor, torch.tensor(characters))
     wanted.backward()
     assert_near(loss, wanted.item(), dtype)
     assert_near(dh1[:, :, 0] + dh2[:, 0], tensor.grad.numpy(), dtype)

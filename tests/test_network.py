@@ -316,7 +316,7 @@ def test_five_steps_of_the_papers_learning_follow_torch(draw):
 @compiled
 def test_five_steps_of_the_default_recipe_follow_koch(draw):
     net = make_net(35).train()
-    config = dataclasses.replace(koch.Config(), steps=10, warmup=2, adam_learning_rate=2e-3, weight_decay=0.3)
+    config = koch.settle(koch.Config(size=35, device="cpu", precision="float32", steps=10, warmup=2, weight_decay=0.3))
     optimizers = koch.make_optimizers(net, config)
     for group in optimizers[0].param_groups:
         group["dtype"] = torch.float64
@@ -345,7 +345,7 @@ def test_five_steps_of_the_default_recipe_follow_koch(draw):
         chosen = {name: gradients[name] for name in by_adam if name not in cancelling}
         parameters, moments = learning.adamw(parameters, chosen, moments, factor * config.adam_learning_rate)
 
-        wanted = koch.pair_loss(net, net.features(torch.tensor(x)).view(2, 5, -1), torch.tensor(characters))
+        wanted = koch.softmax_loss(net, net.features(torch.tensor(x)).view(2, 5, -1), torch.tensor(characters))
         net.zero_grad()
         wanted.backward()
         for name, p in net.named_parameters():

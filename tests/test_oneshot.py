@@ -7,6 +7,16 @@ import torch
 from conftest import Always, Oracle, random_drawings, rng
 
 import koch
+from reference_numpy import files
+from reference_numpy.measures import wilson_interval
+
+
+def lake_runs(data_dir):
+    return koch.as_tensors(files.lake_runs(data_dir))
+
+
+def evaluation_set(data_dir):
+    return files.load_omniglot(data_dir, "evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +38,7 @@ def where(trials, drawings):
 
 def test_a_trial_has_different_characters_of_one_alphabet_by_one_drawer(trials, drawings):
     characters, drawers = where(trials, drawings)
-    assert trials.support.shape == (400, 20) and len(trials.images) == len({i.numpy().tobytes() for i in trials.images})
+    assert trials.support.shape == (400, 20) and torch.equal(trials.images, drawings.images.flatten(0, 1))
     for support, name in zip(trials.support, trials.alphabets):
         assert len(characters[support].unique()) == 20 and len(drawers[support].unique()) == 1
         assert {drawings.names[a] for a in drawings.alphabet[characters[support]]} == {name}
@@ -121,8 +131,9 @@ def test_each_image_is_looked_at_once_undistorted_and_not_in_training_mode(drawi
     net.train()
     net.twin.register_forward_pre_hook(lambda twin, x: seen.append((twin.training, x[0].clone())))
     first = koch.one_shot_answers(net, trials)
-    assert sum(len(x) for _, x in seen) == len(trials.images) and not any(training for training, _ in seen)
-    assert torch.equal(torch.cat([x for _, x in seen]), koch.to_input(trials.images, 35))
+    used = torch.cat([trials.test, trials.support.flatten()]).unique()
+    assert sum(len(x) for _, x in seen) == len(used) and not any(training for training, _ in seen)
+    assert torch.equal(torch.cat([x for _, x in seen]), koch.to_input(trials.images[used], 35))
     assert net.training and torch.equal(first, koch.one_shot_answers(net, trials))
 
 
@@ -131,15 +142,15 @@ def test_pixel_1nn_is_the_cosine(trials):
     support = support.view(30, 20, -1)
     cosine = (test[:, None] * support).sum(2) / test.norm(dim=1)[:, None] / support.norm(dim=2)
     few = trials._replace(test=trials.test[:30], support=trials.support[:30], answers=trials.answers[:30])
-    answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), few)
+    answers = koch.one_shot_answers(koch.load_baseline("pixels"), few)
     clear = answers >= 0
     assert clear.float().mean() > 0.5 and torch.equal(answers[clear], cosine.argmax(1)[clear])
 
 
 def test_wilsons_interval_is_the_one_in_the_books():
-    assert koch.wilson_interval(368, 400) == pytest.approx((0.889, 0.943), abs=5e-4)
-    assert koch.wilson_interval(0, 400)[0] == 0 and koch.wilson_interval(400, 400)[1] == 1
-    assert koch.wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    assert wilson_interval(368, 400) == pytest.approx((0.889, 0.943), abs=5e-4)
+    assert wilson_interval(0, 400)[0] == 0 and wilson_interval(400, 400)[1] == 1
+    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
 
 
 def test_take_trials_counts_by_alphabet(drawings, trials):
@@ -149,10 +160,10 @@ def test_take_trials_counts_by_alphabet(drawings, trials):
 
 
 def test_lakes_runs_are_the_400_trials_of_the_test_alphabets(data_dir):
-    lake = koch.lake_runs(data_dir)
+    lake = lake_runs(data_dir)
     assert lake.images.shape == (800, 105, 105) and lake.support.shape == (400, 20)
-    assert lake.alphabets == tuple(name for name in koch.TEST_ALPHABETS for _ in range(40))
-    test = koch.load_omniglot(data_dir, "evaluation").only(koch.TEST_ALPHABETS)
+    assert lake.alphabets == tuple(name for name in files.TEST_ALPHABETS for _ in range(40))
+    test = koch.as_tensors(evaluation_set(data_dir).only(files.TEST_ALPHABETS))
     flat = test.images.flatten(0, 1)
     known = {image.numpy().tobytes(): i for i, image in enumerate(flat)}
     found = torch.tensor([known[image.numpy().tobytes()] for image in lake.images])  # pixel-identical, all of them
@@ -164,14 +175,54 @@ def test_lakes_runs_are_the_400_trials_of_the_test_alphabets(data_dir):
 
 
 def test_on_lakes_runs_pixel_1nn_has_2175_percent_an_oracle_400_and_a_constant_0(data_dir):
-    lake = koch.lake_runs(data_dir)
-    assert koch.one_shot_accuracy(koch.PixelNearestNeighbour(), lake) == pytest.approx(0.2175)
-    assert koch.one_shot_accuracy(Oracle(koch.load_omniglot(data_dir, "evaluation")), lake) == 1.0
+    lake = lake_runs(data_dir)
+    assert koch.one_shot_accuracy(koch.load_baseline("pixels"), lake) == pytest.approx(0.2175)
+    assert koch.one_shot_accuracy(Oracle(koch.as_tensors(evaluation_set(data_dir))), lake) == 1.0
     assert koch.one_shot_accuracy(Always(0.0), lake) == koch.one_shot_accuracy(Always(math.nan), lake) == 0.0
 
 
 def test_a_damaged_all_runs_zip_is_one_line(tmp_path):
-    with koch.zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
+    with files.zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
         archive.writestr("run01/class_labels.txt", "run01/test/item01.png run01/training/class01.png\n")
     with pytest.raises(koch.UserError, match="run01/training/class01.png"):
-        koch.lake_runs(tmp_path)
+        files.lake_runs(tmp_path)
+
+
+def test_shots_are_drawings_of_the_same_character_by_other_drawers_than_the_test_image(drawings):
+    trials = koch.one_shot_trials(drawings, 20, 50, rng(), n_shot=3)
+    assert trials.support.shape == (50, 20, 3)
+    characters, drawers = trials.support // 4, trials.support % 4
+    assert (characters == characters[:, :, :1]).all()
+    for trial in range(50):
+        assert len(characters[trial, :, 0].unique()) == 20 and len(drawers[trial, 0].unique()) == 3
+        right = characters[trial, trials.answers[trial], 0]
+        assert trials.test[trial] // 4 == right and trials.test[trial] % 4 not in drawers[trial]
+    assert koch.one_shot_accuracy(Oracle(drawings), trials) == 1.0
+    assert koch.one_shot_accuracy(Always(0.0), trials) == 0.0
+    with pytest.raises(koch.UserError, match="4-shot"):
+        koch.one_shot_trials(drawings, 20, 50, rng(), n_shot=4)
+
+
+def test_a_characters_logit_is_the_mean_over_its_shots(drawings):
+    net, trials = koch.SiameseNet(35).eval(), koch.one_shot_trials(drawings, 5, 40, rng(), n_shot=2)
+    h = koch.image_features(net, trials.images)
+    with torch.no_grad():
+        means = net.logit(h[trials.test][:, None, None], h[trials.support]).mean(2)
+    assert torch.equal(koch.one_shot_answers(net, trials), means.argmax(1))
+    assert torch.equal(koch.one_shot_answers(net, trials, h), means.argmax(1))
+
+
+def test_one_shot_trials_are_the_same_whether_features_are_given_or_not(drawings, trials):
+    net = koch.SiameseNet(35).eval()
+    h = koch.image_features(net, trials.images)
+    assert torch.equal(koch.one_shot_answers(net, trials), koch.one_shot_answers(net, trials, h))
+
+
+def test_drawings_that_are_not_there_are_never_shown():
+    drawings = random_drawings((6, 5), 8)._replace(counts=torch.tensor([8, 1, 2, 3, 8, 2, 2, 2, 1, 5, 8]))
+    trials = koch.one_shot_trials(drawings, 4, 300, rng())
+    assert (trials.support % 8 < drawings.counts[trials.support // 8]).all()
+    assert (trials.test % 8 < drawings.counts[trials.test // 8]).all()
+    right = trials.support.gather(1, trials.answers[:, None])[:, 0]
+    assert (trials.test != right).all() and torch.equal(trials.test // 8, right // 8)
+    assert set((trials.support // 8).flatten().tolist()) == {0, 2, 3, 4, 5, 6, 7, 9, 10}  # two drawings at least

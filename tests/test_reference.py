@@ -11,12 +11,14 @@ import torch
 from conftest import ROOT, random_drawings
 
 import koch
-from reference_numpy import compare, data, layers, network, train
+from reference_numpy import compare, data, files, layers, network, train
 from reference_numpy.__main__ import main
+from reference_numpy.terminal import UserError
+
 
 def numpy_drawings(**how):
     drawings = random_drawings(**how)
-    return data.Drawings(drawings.images.numpy(), drawings.alphabet.numpy(), drawings.names)
+    return files.Drawings(drawings.images.numpy(), drawings.alphabet.numpy(), drawings.names)
 
 
 def weights_of(net):
@@ -38,39 +40,11 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("KOCH_DATA", raising=False)
     monkeypatch.setattr(train, "N_VALIDATION", 8)
     sets = [numpy_drawings(n_characters=(21, 22), seed=seed) for seed in range(3)]
-    monkeypatch.setattr(data, "load_data", lambda data_set, folder: (*sets, "invented"))
+    monkeypatch.setattr(files, "load_splits", lambda data_set, folder: (*sets, "invented"))
     return tmp_path
 
 
 # Drawings, minibatches and trials -------------------------------------------------------------------------------------
-
-
-def test_omniglot_is_read_as_koch_reads_it(data_dir):
-    ours, theirs = data.load_data("omniglot", data_dir), koch.load_data(koch.Config(data="omniglot", data_dir=data_dir))
-    assert ours[3] == theirs[3] == "omniglot"
-    for mine, his in zip(ours[:3], theirs[:3]):
-        assert mine.names == his.names
-        assert np.array_equal(mine.images, his.images.numpy()) and np.array_equal(mine.alphabet, his.alphabet.numpy())
-
-
-def test_lakes_runs_are_read_as_koch_reads_them_and_pixels_get_exactly_87_of_400(data_dir):
-    trials, his = data.lake_runs(data_dir), koch.lake_runs(data_dir)
-    for name in trials._fields:
-        assert np.array_equal(getattr(trials, name), getattr(his, name).numpy()), name
-    assert (data.pixel_answers(trials) == trials.answers).sum() == 87  # 21.75 %
-
-
-def test_without_files_alphabets_are_invented_and_a_named_data_set_is_an_error(tmp_path, monkeypatch, invented):
-    arrays = invented.images.numpy(), invented.alphabet.numpy(), invented.names
-    monkeypatch.setattr(data, "invent", lambda seed: arrays)
-    *sets, name = data.load_data("auto", tmp_path)
-    assert name == "invented" and [len(drawings.names) for drawings in sets] == [30, 10, 10]
-    assert len(set().union(*(drawings.names for drawings in sets))) == 50
-    with pytest.raises(data.UserError, match="images_background.zip is not there"):
-        data.load_data("omniglot", tmp_path)
-    (tmp_path / "all_runs.zip").write_bytes(b"no zip")
-    with pytest.raises(data.UserError, match="all_runs.zip"):
-        data.lake_runs(tmp_path)
 
 
 def test_images_shrink_as_kochs_do():
@@ -119,7 +93,7 @@ def test_a_minibatch_has_different_drawings_of_different_characters_of_one_alpha
             assert [c for c, _ in found] == own.tolist() and len(set(found)) == 15
             assert len(set(own)) == 5 and len(set(drawings.alphabet[own])) == 1 and drawings.alphabet[own[0]] < 2
     assert len(kinds) == 8
-    with pytest.raises(data.UserError, match="no alphabet has 13 characters"):
+    with pytest.raises(UserError, match="no alphabet has 13 characters"):
         data.draw_batch(drawings, 4, 13, 3, rng)
 
 
@@ -141,7 +115,7 @@ def test_a_trial_has_one_right_answer_by_another_drawer():
         assert support[trials.answers[trial]][0] == character
         assert len({drawings.alphabet[c] for c, _ in support}) == 1
     assert len(set(trials.answers.tolist())) > 12
-    with pytest.raises(data.UserError, match="no 26-way trial"):
+    with pytest.raises(UserError, match="no 26-way trial"):
         data.one_shot_trials(drawings, 26, 1, np.random.default_rng(0))
 
 
@@ -168,21 +142,13 @@ def test_one_nan_logit_makes_the_answer_wrong():
     assert (answers == -1).all()
 
 
-def test_the_interval_is_kochs():
-    for right, n in ((0, 400), (87, 400), (368, 400), (400, 400)):
-        assert data.wilson_interval(right, n) == pytest.approx(koch.wilson_interval(right, n), abs=1e-12)
-
-
-# Training and the same answers ----------------------------------------------------------------------------------------
-
-
 def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe():
     torch.manual_seed(0)
     net = koch.SiameseNet(35).double().train()
     torch.nn.init.normal_(net.join.weight, 0, 0.1)
     weights, rng = weights_of(net), np.random.default_rng(0)
     images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
-    loss = koch.pair_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
+    loss = koch.softmax_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
     loss.backward()
     ours, gradients, after = train.loss_and_gradients(weights, images, characters)
     assert ours == pytest.approx(loss.item(), rel=1e-10)
@@ -204,7 +170,7 @@ def test_training_steps_follow_kochs_to_the_last_digits():
     rng = np.random.default_rng(0)
     for step in range(3):
         images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
-        loss = koch.pair_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
+        loss = koch.softmax_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
         net.zero_grad()
         loss.backward()
         for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
@@ -252,14 +218,14 @@ def test_the_best_checkpoint_is_kept_not_the_last(here, monkeypatch):
 def test_same_weights_same_answers_at_size_35(invented, request):
     torch.manual_seed(0)
     net, rng = koch.SiameseNet(35), np.random.default_rng(0)
-    drawings = data.Drawings(invented.images.numpy(), invented.alphabet.numpy(), invented.names)
+    drawings = files.Drawings(invented.images.numpy(), invented.alphabet.numpy(), invented.names)
     parameters, state = weights_of(net), {"muon": {}, "adamw": {}}
     for _ in range(10):  # so that the running statistics are no longer those of the start
         images, characters = data.draw_batch(drawings, 2, 5, 2, rng)
         x = data.to_input(images.reshape(-1, 105, 105), 35)
         parameters, state, _ = train.training_step(parameters, state, x, characters, 0.5)
     if os.environ.get("KOCH_DATA"):
-        trials = koch.lake_runs(request.getfixturevalue("data_dir"))
+        trials = koch.as_tensors(files.lake_runs(request.getfixturevalue("data_dir")))
     else:
         trials = koch.one_shot_trials(invented, 20, 200, torch.Generator().manual_seed(0))
     net.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in parameters.items()})
@@ -275,7 +241,7 @@ def test_same_weights_same_answers_at_size_105(invented):
 
 def agree(net, parameters, trials):
     """Assert that features are within 1e-4 and all answers are the same."""
-    ours = data.Trials(*(getattr(trials, name).numpy() for name in data.Trials._fields))
+    ours = koch.as_arrays(trials)
     with torch.no_grad():
         h = net.features(koch.to_input(trials.images[:50], net.size)).numpy()
     mine = network.features_forward(parameters, data.to_input(ours.images[:50], net.size))[0]
@@ -301,6 +267,8 @@ def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path):
     code = """
 import reference_numpy.train as train, reference_numpy.compare
 from reference_numpy.__main__ import main
+from reference_numpy.terminal import UserError
+
 train.N_VALIDATION, train.VALIDATIONS = 8, 1
 print("status", main(["train", "--steps", "2", "--data", "invented", "--name", "small"]))
 """
@@ -336,11 +304,11 @@ def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, monkeyp
 def test_a_damaged_checkpoint_and_one_of_another_program_are_refused(tmp_path):
     path = tmp_path / "best.npz"
     path.write_bytes(b"PK nothing")
-    for load, error in ((train.load_checkpoint, data.UserError), (koch.load_checkpoint, koch.UserError)):
+    for load, error in ((train.load_checkpoint, UserError), (koch.load_checkpoint, UserError)):
         with pytest.raises(error, match="is not a checkpoint"):
             load(path)
     np.savez(path, weight=np.zeros(3))
-    for load, error in ((train.load_checkpoint, data.UserError), (koch.load_checkpoint, koch.UserError)):
+    for load, error in ((train.load_checkpoint, UserError), (koch.load_checkpoint, UserError)):
         with pytest.raises(error, match="is not a checkpoint"):
             load(path)
 

@@ -1,0 +1,370 @@
+"""The pictures: whole, small and opaque, in the named colours, and right where their figures can be read back."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image, ImageColor, ImageFont
+
+from tutorials import pictures
+
+
+class Trials(NamedTuple):
+    images: np.ndarray
+    test: np.ndarray
+    support: np.ndarray
+    answers: np.ndarray
+    alphabets: tuple = ()
+
+
+def strokes(*shape, side=35):
+    """Drawings of a few thick lines, (*shape, side, side) uint8, 1 = ink."""
+    draw, images = np.random.default_rng(0), np.zeros((int(np.prod(shape)), side, side), np.uint8)
+    for image in images:
+        for a, b in draw.integers(2, side - 4, (3, 2)):
+            image[a : a + 2, min(a, b) : max(a, b) + 2] = 1
+            image[min(a, b) : max(a, b) + 2, b : b + 2] = 1
+    return images.reshape(*shape, side, side)
+
+
+def some_trials(n_trials=30, n_way=20, n_shot=None):
+    draw = np.random.default_rng(0)
+    shape = (n_trials, n_way) if n_shot is None else (n_trials, n_way, n_shot)
+    support, test = draw.integers(40, size=shape), draw.integers(40, size=n_trials)
+    return Trials(strokes(40), test, support, draw.integers(n_way, size=n_trials), ("Tibetan",) * n_trials)
+
+
+def some_rows(n=20, validated=True):
+    """A log of n rows, the fifth, tenth, ... with a validation."""
+    taken = [0.5 + 0.02 * i if validated and i % 5 == 4 else None for i in range(n)]
+    return [{"step": 20 * i + 20, "loss": 3 * 0.9**i, "validation": taken[i]} for i in range(n)]
+
+
+def some_pairs(n=200):
+    """Logits, same, a threshold, an ROC curve of three points and four mistakes."""
+    draw, images = np.random.default_rng(0), strokes(8)
+    same = np.arange(n) % 2 == 0
+    logits = draw.normal(np.where(same, 3, -3), 2)
+    curve = np.array([0, 0.1, 1]), np.array([0, 0.8, 1]), 0.85, 0.15
+    return logits, same, 0.5, curve, [(images[i], images[i + 1], 6.0 - i, i % 2 == 1) for i in range(4)]
+
+
+def sweep_rows(kinds=("within", "across"), ways=(2, 5, 20), shots=(1, 5)):
+    one = {"accuracy": 0.9, "low": 0.85, "high": 0.93, "pixels": 0.3}
+    return [{"where": k, "way": w, "shot": s, "chance": 1 / w} | one for k in kinds for w in ways for s in shots]
+
+
+def some_queries(n=3, n_classes=9, p=0.97):
+    images = strokes(n_classes + 1)
+    names = [f"Old_Church_Slavonic_(Cyrillic)/character{i:02}" for i in range(n_classes)]
+    classes = [(name, p, rank) for rank, name in enumerate(names, start=1)]
+    return [(f"query{i}.png", images[-1], classes) for i in range(n)], dict(zip(names, images))
+
+
+def search_rows(n=12):
+    draw = np.random.default_rng(0)
+    return [{"eta_1": 10 ** draw.uniform(-4, -1), "mu_1": draw.random(), "validation": draw.random()} for _ in range(n)]
+
+
+EXAMPLES = {
+    pictures.draw_curves: (some_rows(),),
+    pictures.draw_trials: (some_trials(), np.zeros(30, int)),
+    pictures.draw_verification: some_pairs(),
+    pictures.draw_sweep: (sweep_rows(),),
+    pictures.draw_ranking: some_queries(),
+    pictures.draw_search: (search_rows(), ["eta_1", "mu_1"]),
+}
+every_picture = pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)
+
+
+def look(path):
+    """Return a picture's size and its colours; it is a small opaque PNG on white, and not blank."""
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG" and "transparency" not in image.info
+        page = image.convert("RGB")
+    assert 1_000 < path.stat().st_size < 80_000
+    counts = {colour: n for n, colour in page.getcolors(page.width * page.height)}
+    assert max(counts, key=counts.get) == page.getpixel((0, 0)) == (255, 255, 255)
+    assert counts[255, 255, 255] < 0.98 * page.width * page.height
+    return page.size, set(counts)
+
+
+def has(colours, *names):
+    return all(ImageColor.getrgb(name) in colours for name in names)
+
+
+@pytest.fixture
+def figure(monkeypatch):
+    """A function that draws and returns the Matplotlib figure that would be written."""
+
+    def drawn(function, *arguments):
+        figures = []
+        with monkeypatch.context() as patch:
+            patch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
+            function(*arguments, Path("unused.png"))
+        return figures[0]
+
+    return drawn
+
+
+def points(axes, marker=None):
+    """The (n, 2) places of the lines in axes, or of those with one marker only."""
+    lines = [line.get_xydata() for line in axes.lines if marker in (None, line.get_marker())]
+    return np.concatenate([np.empty((0, 2)), *lines])
+
+
+def titles(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@every_picture
+def test_every_picture_is_a_small_opaque_png(function, tmp_path):
+    function(*EXAMPLES[function], tmp_path / "new" / "picture.png")
+    (width, height), _ = look(tmp_path / "new" / "picture.png")
+    assert 400 <= width <= 1600 and 150 <= height <= 1500
+
+
+@every_picture
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(function, tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def full_disk(image, file, *arguments, **options):
+        if isinstance(file, io.BytesIO):  # Matplotlib's drawing
+            return save(image, file, *arguments, **options)
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(Image.Image, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        function(*EXAMPLES[function], path)
+    assert [file.name for file in tmp_path.iterdir()] == ["picture.png"] and path.read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    for function in pictures.draw_curves, pictures.draw_ranking:
+        with pytest.raises(OSError):
+            function(*EXAMPLES[function], tmp_path / "file" / "picture.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_drawing_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError):
+        pictures.draw_curves([{"step": 1}], tmp_path / "curves.png")
+    with pytest.raises(KeyError):
+        pictures.draw_ranking([("query", strokes(), [("a", 0.5)])], {}, tmp_path / "ranking.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_ranking_is_drawn_without_matplotlib_and_torch(tmp_path):
+    script = (
+        "import sys, numpy as np, pathlib\n"
+        "from tutorials import pictures\n"
+        "image = np.eye(9)\n"
+        "pictures.draw_ranking([('query', image, [('a', 0.5)])], {'a': image}, pathlib.Path(sys.argv[1]))\n"
+        "print(sorted({'matplotlib', 'torch', 'numba', 'koch'} & set(sys.modules)))\n"
+    )
+    arguments = [sys.executable, "-c", script, str(tmp_path / "ranking.png")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert (tmp_path / "ranking.png").is_file()
+
+
+# Curves ---------------------------------------------------------------------------------------------------------------
+
+
+def test_of_equal_validations_the_later_one_is_marked(figure):
+    taken = {1: 0.9, 2: None, 3: 0.9, 4: 0.0}
+    rows = [{"step": step, "loss": 1.0, "validation": right} for step, right in taken.items()]
+    left, right = figure(pictures.draw_curves, rows).axes
+    assert points(right, "*").tolist() == [[3, 90]] and len(points(right, ".")) == 3 and len(points(left)) == 4
+
+
+@pytest.mark.parametrize("rows", [some_rows(1), some_rows(4), some_rows(5)[4:]], ids=["one", "none", "only one"])
+def test_curves_are_drawn_from_one_row_and_before_any_validation(rows, tmp_path):
+    pictures.draw_curves(rows, tmp_path / "curves.png")
+    validated = rows[-1]["validation"] is not None
+    _, colours = look(tmp_path / "curves.png")
+    assert has(colours, pictures.OURS) and has(colours, pictures.RIGHT) == validated
+
+
+def test_a_loss_of_zero_is_drawn_at_the_foot_of_the_logarithmic_axis(figure, tmp_path):
+    rows = [{"step": i, "loss": loss, "validation": 1.0} for i, loss in enumerate((1.0, 1e-30, 0.0))]
+    left, right = figure(pictures.draw_curves, rows).axes
+    assert points(left)[:, 1].tolist() == [1.0, 1e-8, 1e-8]
+    assert left.get_ylim()[0] > 1e-10 and 100 < right.get_ylim()[1] <= 102
+    pictures.draw_curves(rows, tmp_path / "curves.png", n_validation=7)
+    look(tmp_path / "curves.png")
+
+
+# Trials ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_way, n_shot, n_wrong", [(2, None, 30), (3, 1, 0), (5, 5, 7), (20, None, 1), (55, None, 21)])
+def test_trials_show_the_support_and_each_wrong_answer_once(n_way, n_shot, n_wrong, figure):
+    trials = some_trials(30, n_way, n_shot)
+    answers = trials.answers.copy()
+    answers[30 - n_wrong :] = (answers[30 - n_wrong :] + 1) % n_way
+    (axes,) = figure(pictures.draw_trials, trials, answers).axes
+    said, shown = titles(axes), min(n_wrong, 20)
+    assert len(axes.images) == 1 + n_way + 3 * shown
+    assert said.count("test") == 1 + shown and said.count("right") == 1 + shown
+    assert said.count("chosen") == shown + (n_wrong == 30)
+    first = trials.support[0] if n_shot is None else trials.support[0, :, 0]
+    for way in range(n_way):
+        assert np.array_equal(axes.images[1 + way].get_array(), trials.images[first[way]])
+
+
+@pytest.mark.parametrize("n_wrong, said", [(0, "no wrong answers"), (1, "1 wrong answer"), (30, "20 of 30 wrong")])
+def test_the_wrong_answers_are_counted(n_wrong, said, figure):
+    trials = some_trials()
+    answers = np.where(np.arange(30) < n_wrong, -1, trials.answers)
+    (axes,) = figure(pictures.draw_trials, trials, answers).axes
+    assert any(said in text and text.endswith(" in 30") for text in titles(axes))
+
+
+def test_ties_have_no_chosen_image(figure):
+    (axes,) = figure(pictures.draw_trials, some_trials(), np.full(30, -1)).axes
+    assert "chosen" not in titles(axes) and titles(axes).count("none\nchosen") == 20
+    assert len(axes.images) == 1 + 20 + 2 * 20
+
+
+@pytest.mark.parametrize("n_way, wrong", [(2, True), (20, False), (55, True)])
+def test_trials_of_any_number_of_ways_fit_their_picture(n_way, wrong, tmp_path):
+    trials = some_trials(25, n_way)
+    pictures.draw_trials(trials, (trials.answers + wrong) % n_way, tmp_path / "trials.png")
+    (width, height), colours = look(tmp_path / "trials.png")
+    assert 700 <= width <= 1600 and 130 <= height <= 1500
+    assert has(colours, pictures.RIGHT, pictures.FRAME) and has(colours, pictures.WRONG) == wrong
+
+
+def test_trials_of_float_images_without_names_are_drawn(tmp_path):
+    trials = some_trials()._replace(images=np.random.default_rng(0).random((40, 20, 30)), alphabets=())
+    pictures.draw_trials(trials, trials.answers, tmp_path / "trials.png")
+    look(tmp_path / "trials.png")
+
+
+# Sweep ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_has_a_line_for_each_number_of_shots_and_bars(figure):
+    panels = figure(pictures.draw_sweep, sweep_rows()).axes
+    assert [axes.get_title() for axes in panels] == ["within one alphabet", "across alphabets"]
+    for axes in panels:
+        labels = axes.get_legend_handles_labels()[1]
+        assert labels == ["ours, 1-shot", "pixel 1-NN, 1-shot", "ours, 5-shot", "pixel 1-NN, 5-shot", "chance"]
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "5", "20"]
+        bars = axes.collections[0].get_segments()  # 1-shot
+        assert np.allclose([bar[:, 1] for bar in bars], [[85, 93]] * 3)
+        assert np.allclose(axes.lines[-1].get_ydata(), [50, 20, 5])
+
+
+@pytest.mark.parametrize("rows", [sweep_rows(["across"]), sweep_rows(["within"], [20], [1])], ids=["across", "one row"])
+def test_a_sweep_of_one_kind_is_one_panel(rows, tmp_path, figure):
+    assert len(figure(pictures.draw_sweep, rows).axes) == 1
+    pictures.draw_sweep([row | {"pixels": None} for row in rows], tmp_path / "sweep.png")
+    _, colours = look(tmp_path / "sweep.png")
+    assert has(colours, pictures.OURS, pictures.CHANCE)
+
+
+# Verification ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_threshold_is_marked_on_the_curve(figure):
+    logits, same = np.array([0.5, 0.6, 2.0, np.nan]), np.array([False, False, True, True])
+    curve = np.array([0, 1]), np.array([0, 1]), 0.5, 0.5
+    axes = figure(pictures.draw_verification, logits, same, 0.5, curve, []).axes
+    assert points(axes[1], "o").tolist() == [[50, 50]]  # above the threshold they are called the same
+    assert axes[1].get_title() == "area under the curve 0.5000, equal error rate 50.0 %"
+    below = [panel.get_title("left") for panel in axes[2:]]
+    assert below == ["the same character, called different: 1 of 2", "different characters, called the same: 1 of 2"]
+
+
+def test_both_kinds_of_pairs_make_100_percent_each(figure):
+    logits, same, *rest = some_pairs()
+    logits[:2] = np.nan, np.inf
+    histogram = figure(pictures.draw_verification, logits, same, *rest).axes[0]
+    for container in histogram.containers:
+        assert sum(bar.get_height() for bar in container) == pytest.approx(100)
+    said = histogram.get_legend_handles_labels()[1]
+    assert {"99 different", "99 same", "threshold 0.50"} == set(said)
+
+
+@pytest.mark.parametrize("kinds", [[], [True] * 12, [False] * 5 + [True]], ids=["0", "12", "6"])
+def test_mistakes_stand_in_the_panel_of_their_kind(kinds, tmp_path, figure):
+    *rest, _ = some_pairs()
+    mistakes = [(image, image[::-1], -1.5, kind) for image, kind in zip(strokes(12), kinds)]
+    same, different = figure(pictures.draw_verification, *rest, mistakes).axes[2:]
+    assert len(same.images) == 2 * sum(kinds) and len(different.images) == 2 * (len(kinds) - sum(kinds))
+    assert set(titles(same)) <= {"logit -1.5", ""}
+    pictures.draw_verification(*rest, mistakes, tmp_path / "verification.png")
+    (width, height), colours = look(tmp_path / "verification.png")
+    assert 900 < width < 1100 and 400 < height < 900 and has(colours, pictures.OURS)
+    assert has(colours, *(pictures.SAME if kind else pictures.DIFFERENT for kind in kinds))
+
+
+# Classification -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n, n_classes", [(1, 9), (20, 7), (21, 1)])
+def test_a_ranking_has_a_row_for_each_query_up_to_twenty(n, n_classes, tmp_path):
+    pictures.draw_ranking(*some_queries(n, n_classes), tmp_path / "ranking.png")
+    (width, height), colours = look(tmp_path / "ranking.png")
+    assert height == 26 + 116 * min(n, 20) + 20 * (n > 20)  # the last line says how many more
+    assert width == 30 + 100 * max(3, 1 + min(n_classes, 7)) and has(colours, pictures.OURS, pictures.FRAME)
+
+
+@pytest.mark.parametrize("p, said", [(None, ["rank 1", "rank 2"]), (0.966, ["p = 0.97", "p = 0.97"])])
+def test_a_ranking_says_p_or_without_it_the_rank(p, said, tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(pictures, "shortened", lambda text, font, width: lines.append(text) or text)
+    pictures.draw_ranking(*some_queries(1, 2, p), tmp_path / "ranking.png")
+    name = "Old_Church_Slavonic_(Cyrillic)/character0"
+    assert lines == ["query0.png", f"{name}0", said[0], f"{name}1", said[1]]
+
+
+def test_a_ranking_takes_images_of_any_shape_and_names_of_any_text(tmp_path):
+    support = {"\u5b57\n\u0416": np.eye(20), "wide": np.ones((5, 60)), "": np.zeros((200, 100))}
+    queries = [("bad\udcff.png", np.eye(300), [(name, 0.1) for name in support])]
+    pictures.draw_ranking(queries, support, tmp_path / "ranking.png")
+    look(tmp_path / "ranking.png")
+
+
+def test_a_long_name_keeps_both_ends_and_fits():
+    font = ImageFont.load_default(12)
+    short = pictures.shortened("Old_Church_Slavonic_(Cyrillic)/character07", font, 94)
+    assert short.startswith("Old_") and short.endswith("07") and "…" in short and font.getlength(short) <= 94
+    assert pictures.shortened("Tibetan/07", font, 94) == "Tibetan/07"
+    assert pictures.shortened("wide", font, 0) == "…"
+
+
+# A search -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_search_marks_the_best_and_has_logarithmic_axes_where_they_can_be(figure):
+    rows = [{"eta_1": 0.01, "mu_1": 0.5, "lambda_1": 0.0, "validation": 0.7}, {"eta_1": 1.0, "validation": None}]
+    rows += [{"eta_1": 0.1, "lambda_1": 1, "validation": 0.9}]
+    panels = figure(pictures.draw_search, rows, ["eta_1", "mu_1", "lambda_1"]).axes
+    assert [axes.get_xscale() for axes in panels] == ["log", "linear", "linear"]
+    assert points(panels[0], "*").tolist() == [[0.1, 90]] and len(points(panels[0], "o")) == 2
+
+
+@pytest.mark.parametrize("n_rows, n_names", [(0, 2), (1, 1), (40, 19)])
+def test_a_search_of_any_size_fits_its_picture(n_rows, n_names, tmp_path):
+    names = [f"{'eta' if i % 2 else 'mu'}_{i}" for i in range(n_names)]
+    draw = np.random.default_rng(0)
+    rows = [{name: draw.random() for name in names} | {"validation": draw.random()} for _ in range(n_rows)]
+    pictures.draw_search(rows, names, tmp_path / "search.png")
+    (width, height), colours = look(tmp_path / "search.png")
+    assert 400 < width < 1400 and 300 < height < 1000 and has(colours, pictures.RIGHT) == (n_rows > 0)

@@ -1,0 +1,333 @@
+"""Every picture that the commands make, with the same colours for the same thing throughout.
+
+Each function draws a PNG of less than 80 KB, dark on white, and writes it whole or not at all. Matplotlib takes half a
+second to import, so that only what needs it does so; draw_ranking does without.
+"""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+
+from reference_numpy.terminal import written_whole
+
+# The hues of Okabe and Ito and of Tol, which every kind of colour vision tells apart; no meaning hangs on colour alone.
+OURS, PIXELS, CHANCE, PAPER = "#0072b2", "#e69f00", "#666666", "#cc79a7"  # whose accuracy it is
+SAME, DIFFERENT = "#56b4e9", "#882255"  # what is true of a pair
+RIGHT, WRONG = "#009e73", "#d55e00"  # answers
+INK, FRAME = "black", "#cccccc"  # what is asked about; what there is nothing to say about, and grids
+N_WRONG, N_QUERIES, N_CLASSES = 20, 20, 7  # drawn at most
+SIDE, WIDE, TEXT = 70, 100, 16  # pixels in draw_ranking: an image, a column, a line of text
+
+
+def new_figure(width, height):
+    """Return an empty Matplotlib figure of a size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout="constrained", facecolor="white")
+
+
+def save(figure, path):
+    """Write a Matplotlib figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    named = [ImageColor.getrgb(name) for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG)]
+    shades = [tuple(255 - (255 - part) * i // 6 for part in colour) for colour in named for i in range(6, 0, -1)]
+    with Image.open(buffer) as image:
+        save_page(image.convert("RGB"), path, greys(16) + shades)
+
+
+def save_page(page, path, palette):
+    """Write a Pillow image as a PNG of the palette's colours, (red, green, blue) each: a quarter of the bytes."""
+    named = Image.new("P", (1, 1))
+    named.putpalette([part for colour in palette for part in colour])
+    page = page.quantize(palette=named, dither=Image.Dither.NONE)
+    with written_whole(path) as file:
+        page.save(file, "PNG", optimize=True)
+
+
+def greys(n):
+    """Return n greys from black to white, as (red, green, blue) in 0..255."""
+    return [(round(255 * i / (n - 1)),) * 3 for i in range(n)]
+
+
+def label(axes, x, y, title=None, **more):
+    """Give axes their title, labels and a light grid."""
+    axes.set_title(title, fontsize=10)
+    axes.set(xlabel=x, ylabel=y, **more)
+    axes.grid(color=FRAME, linewidth=0.5)
+    axes.set_axisbelow(True)
+
+
+def image_axes(axes, width, height):
+    """Make axes a page for images: units of one image and its margin, the origin at the upper left, equal scales."""
+    axes.set(xlim=(-0.05, width), ylim=(height, 0), aspect="equal", anchor="NW")
+    axes.axis("off")
+
+
+def draw_image(axes, image, x, y, colour=FRAME, title=""):
+    """Draw an image, (H, W) in [0, 1], 1 = ink, 0.9 wide, right of x and below y + 0.2, where its title stands."""
+    box = (x, x + 0.9, y + 1.1, y + 0.2)
+    axes.imshow(image, extent=box, cmap="gray_r", vmin=0, vmax=1, aspect="equal")
+    corners = [box[0], box[1], box[1], box[0], box[0]], [box[2], box[2], box[3], box[3], box[2]]
+    axes.plot(*corners, color=colour, linewidth=0.8 if colour == FRAME else 1.8, clip_on=False)
+    axes.text(x + 0.45, y + 0.15, title, fontsize=7.5, ha="center", va="bottom")
+
+
+# A training -----------------------------------------------------------------------------------------------------------
+
+
+def draw_curves(rows, path, n_validation=320):
+    """Draw the loss and the validation accuracy over the steps, the best marked.
+
+    rows: of the log, one or more: {"step", "loss" in nats, "validation": fraction or None where none was taken}
+    n_validation: how many validation trials there are
+    A loss of less than 1e-8 is drawn as 1e-8: a logarithmic axis has no 0.
+    """
+    from matplotlib.ticker import LogFormatter
+
+    figure = new_figure(9, 3.2)
+    left, right = figure.subplots(1, 2)
+    left.plot([row["step"] for row in rows], [max(row["loss"], 1e-8) for row in rows], ".-", color=OURS, markersize=3)
+    label(left, "step", "training loss (nats)", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(LogFormatter())
+    label(right, "step", f"right of {n_validation} validation trials (%)", xlim=left.get_xlim())
+    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
+    if taken:
+        right.plot(*zip(*taken), ".-", color=OURS)
+        step, best = max(reversed(taken), key=lambda point: point[1])  # of equals the later one, as the checkpoint
+        right.plot(step, best, "*", color=RIGHT, markersize=13, label=f"best: {best:.1f} % at step {step:,}", zorder=3)
+        right.set_ylim(top=min(102, right.get_ylim()[1]))
+        right.legend(loc="lower right", fontsize=9)
+    else:
+        right.text(0.5, 0.5, "none taken yet", transform=right.transAxes, ha="center")
+        right.set(ylim=(0, 100))
+    save(figure, path)
+
+
+# One-shot trials ------------------------------------------------------------------------------------------------------
+
+
+def draw_trials(trials, answers, path):
+    """Draw the first one-shot trial as the paper's figures do, and the first that were answered wrong.
+
+    trials: images (n, H, W), 1 = ink; test (n_trials,) and support (n_trials, n_way) or (n_trials, n_way, n_shot),
+        indices into images, of which the first shots are drawn; answers (n_trials,), the right positions in support;
+        alphabets, each trial's name, or empty
+    answers: (n_trials,) the positions chosen, -1 where none was
+    """
+    support, answers = np.asarray(trials.support), np.asarray(answers)
+    n_shot = f" {support.shape[2]}-shot" if support.ndim == 3 else ""
+    first = trials._replace(support=support.reshape(*support.shape[:2], -1)[..., 0])  # (n_trials, n_way)
+    wrong = np.flatnonzero(answers != np.asarray(trials.answers))
+    shown = wrong[:N_WRONG]
+    n_rows = max(math.ceil(support.shape[1] / 4), min(5, len(shown)))
+    n_columns = max(1, math.ceil(len(shown) / n_rows))  # of wrong answers, three images each
+    width, height = 5.6 + 3.2 * n_columns, 0.5 + 1.2 * n_rows
+    figure = new_figure(0.76 * width, 0.76 * height)
+    axes = figure.subplots()
+    image_axes(axes, width, height)
+    alphabet = f": {trials.alphabets[0]}" if len(trials.alphabets) else ""
+    axes.text(0, 0.25, f"a {support.shape[1]}-way{n_shot} trial{alphabet}", fontsize=9)
+    draw_trial(axes, first, 0, answers[0])
+    count = f"the first {len(shown)} of {len(wrong):,}" if len(shown) < len(wrong) else len(wrong) or "no"
+    axes.text(5.6, 0.25, f"{count} wrong answer{'s' * (len(wrong) != 1)} in {len(answers):,}", fontsize=9)
+    for i, trial in enumerate(shown):
+        x, y = 5.6 + 3.2 * (i % n_columns), 0.4 + 1.2 * (i // n_columns)
+        draw_wrong(axes, first, trial, answers[trial], x, y)
+    save(figure, path)
+
+
+def draw_trial(axes, trials, trial, answer):
+    """Draw a trial's test image and to its right the support images, four a row; answer as in draw_wrong."""
+    draw_image(axes, trials.images[trials.test[trial]], 0, 0.4, INK, "test")
+    said = {int(answer): (WRONG, "chosen"), int(trials.answers[trial]): (RIGHT, "right")}
+    for way, image in enumerate(trials.support[trial]):
+        draw_image(axes, trials.images[image], 1.1 + way % 4, 0.4 + 1.2 * (way // 4), *said.get(way, (FRAME, "")))
+
+
+def draw_wrong(axes, trials, trial, answer, x, y):
+    """Draw a trial's test image, the support image that was chosen (answer: its position, or -1) and the right one."""
+    support = trials.support[trial]
+    draw_image(axes, trials.images[trials.test[trial]], x, y, INK, "test")
+    if answer >= 0:
+        draw_image(axes, trials.images[support[answer]], x + 1, y, WRONG, "chosen")
+    else:
+        axes.text(x + 1.45, y + 0.65, "none\nchosen", fontsize=7.5, ha="center", va="center")
+    draw_image(axes, trials.images[support[trials.answers[trial]]], x + 2, y, RIGHT, "right")
+
+
+def draw_sweep(rows, path):
+    """Draw the accuracy over the number of ways, within one alphabet and across alphabets.
+
+    rows: {"where": "within" or "across", "way": n_way, "shot": n_shot, "accuracy", "low", "high", "pixels", "chance"},
+        the last five fractions: ours, its 95 % interval, pixel 1-NN's (or None) and that of guessing
+    """
+    titles = {"within": "within one alphabet", "across": "across alphabets"}
+    kinds = [kind for kind in titles if any(row["where"] == kind for row in rows)]
+    figure = new_figure(1.5 + 4.2 * len(kinds), 3.8)
+    for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0], kinds):
+        draw_ways(axes, [row for row in rows if row["where"] == kind])
+        y = "right (%)" if kind == kinds[0] else ""
+        label(axes, "ways: characters to choose from", y, titles[kind], ylim=(0, 103))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+    save(figure, path)
+
+
+def draw_ways(axes, rows):
+    """Draw one panel of draw_sweep: for each number of shots a line of ours and a line of pixel 1-NN, and chance."""
+    ways = sorted({row["way"] for row in rows})  # evenly spaced
+    styles = ("o-", "s--", "^:", "D-.", "v-", "P--")
+    for i, shot in enumerate(sorted({row["shot"] for row in rows})):
+        line = sorted((row for row in rows if row["shot"] == shot), key=lambda row: row["way"])
+        x, style = [ways.index(row["way"]) for row in line], styles[i % len(styles)]
+        ours, low, high, pixels = (
+            np.array([row[key] for row in line], float) * 100 for key in ("accuracy", "low", "high", "pixels")
+        )
+        bars = np.maximum([ours - low, high - ours], 0)
+        axes.plot(x, ours, style, color=OURS, markersize=5, label=f"ours, {shot}-shot")
+        axes.errorbar(x, ours, bars, fmt="none", color=OURS, capsize=3)
+        axes.plot(x, pixels, style, color=PIXELS, markersize=4, label=f"pixel 1-NN, {shot}-shot")
+    chance = {row["way"]: 100 * row["chance"] for row in rows}
+    axes.plot(range(len(ways)), [chance[way] for way in ways], ".-", color=CHANCE, label="chance")
+    axes.set_xticks(range(len(ways)), ways)
+    axes.margins(x=0.1)
+
+
+# Verification ---------------------------------------------------------------------------------------------------------
+
+
+def draw_verification(logits, same, threshold, curve, mistakes, path):
+    """Draw what a net says of pairs: both kinds' logits, the ROC curve, and its most confident mistakes.
+
+    logits, same: (n,) the net's logits, and whether the pairs are of one character
+    threshold: the logit above which a pair is called the same; a logit that is not a number is a mistake
+    curve: false-positive and true-positive rates, (m,) each, the area under the curve and the equal error rate, 0..1
+    mistakes: up to 12 of (image, image, logit, same), the images (H, W), 1 = ink
+    """
+    logits, same = np.asarray(logits, float), np.asarray(same, bool)
+    panels = [[pair for pair in mistakes if bool(pair[3]) == kind] for kind in (True, False)]
+    n_rows = max(math.ceil(len(panel) / 3) for panel in panels)
+    figure = new_figure(9.5, 4 + 0.76 * n_rows)
+    (histogram, roc), below = figure.subplots(2, 2, height_ratios=(3.2, 0.1 + 0.76 * n_rows))
+    draw_logits(histogram, logits, same, threshold)
+    called = logits > threshold
+    wrong = np.where(same, ~called, ~(logits <= threshold))
+    draw_roc(roc, (called[~same].mean(), called[same].mean()), *curve)
+    titles = "the same character, called different", "different characters, called the same"
+    for axes, panel, title, kind in zip(below, panels, titles, (same, ~same)):
+        image_axes(axes, 6.8, 0.2 + 1.2 * n_rows)
+        said = f"{title}: {wrong[kind].sum():,} of {kind.sum():,}"
+        axes.set_title(said, fontsize=10, loc="left")
+        for i, (image1, image2, logit, is_same) in enumerate(panel):
+            x, y, colour = 2.3 * (i % 3), 0.1 + 1.2 * (i // 3), SAME if is_same else DIFFERENT
+            draw_image(axes, image1, x, y, colour)
+            draw_image(axes, image2, x + 1, y, colour)
+            axes.text(x + 0.95, y + 0.14, f"logit {logit:.1f}", fontsize=7.5, ha="center", va="bottom")
+    save(figure, path)
+
+
+def draw_logits(axes, logits, same, threshold):
+    """Draw the histograms of both kinds of pairs, each 100 % in all; logits that are not finite are left out."""
+    finite = np.isfinite(logits)
+    edges = np.histogram_bin_edges(np.append(logits[finite], threshold), 50)
+    for kind, colour, name in ((False, DIFFERENT, "different"), (True, SAME, "same")):
+        drawn = logits[finite & (same == kind)]
+        share = np.full(len(drawn), 100 / max(len(drawn), 1))  # percent
+        axes.hist(drawn, edges, weights=share, color=colour, alpha=0.65, label=f"{len(drawn):,} {name}")
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1, label=f"threshold {threshold:.2f}")
+    label(axes, "logit (no unit)", "pairs of the kind (%)", "logits of the pairs")
+    axes.legend(fontsize=8)
+
+
+def draw_roc(axes, point, false_positive, true_positive, area, equal_error_rate):
+    """Draw the ROC curve, the point of the threshold and the diagonal of guessing; all are fractions."""
+    axes.plot([0, 100], [0, 100], ":", color=CHANCE, label="chance")
+    axes.plot(100 * np.asarray(false_positive), 100 * np.asarray(true_positive), color=OURS, label="ours")
+    axes.plot(100 * point[0], 100 * point[1], "o", color=INK, label="at the threshold", clip_on=False, zorder=3)
+    title = f"area under the curve {area:.4f}, equal error rate {100 * equal_error_rate:.1f} %"
+    label(axes, "different pairs called the same (%)", "same pairs called the same (%)", title)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    axes.legend(loc="lower right", fontsize=8)
+
+
+# Classification -------------------------------------------------------------------------------------------------------
+
+
+def draw_ranking(queries, support, path):
+    """Draw each query and the classes it may be of, the likeliest first. Uses Pillow alone: it takes no time.
+
+    queries: (name, image (H, W), classes), classes: (name, p in 0..1 or None, ...) best first; 20 queries and 7 classes
+        of each are drawn
+    support: {class name: image (H, W)}; 1 = ink in all images
+    """
+    shown, left = queries[:N_QUERIES], len(queries[N_QUERIES:])
+    n_columns = 1 + min(N_CLASSES, max((len(classes) for _, _, classes in shown), default=0))
+    height = SIDE + 2 * TEXT + 14  # of a query's row
+    page = Image.new("RGB", (max(n_columns, 3) * WIDE + 30, 26 + height * len(shown) + 20 * (left > 0)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    pen.text((10, 4), "query", "black", font)
+    pen.text((WIDE + 30, 4), "the likeliest first", "black", font)
+    for row, (name, image, classes) in enumerate(shown):
+        y = 26 + row * height
+        paste(page, pen, image, (10, y), INK, (name,), font)
+        for rank, (name, p, *_) in enumerate(classes[:N_CLASSES], start=1):
+            lines = name, f"rank {rank}" if p is None else f"p = {p:.2f}"
+            paste(page, pen, support[name], (30 + rank * WIDE, y), OURS if rank == 1 else FRAME, lines, font)
+    if left:
+        pen.text((10, page.height - 20), f"and {left:,} more", "black", font)
+    save_page(page, path, [*greys(6), ImageColor.getrgb(OURS)])
+
+
+def paste(page, pen, image, place, colour, lines, font):
+    """Draw an image on a Pillow page, its upper left corner at place in pixels, framed, with lines of text below."""
+    grey = Image.fromarray(np.uint8(255 * (1 - np.clip(np.asarray(image, float), 0, 1))))
+    x, y = place
+    page.paste(ImageOps.pad(grey, (SIDE, SIDE), color=255), place)
+    pen.rectangle((x - 2, y - 2, x + SIDE + 1, y + SIDE + 1), outline=colour, width=1 if colour == FRAME else 2)
+    for i, line in enumerate(lines):
+        pen.text((x, y + SIDE + 4 + i * TEXT), shortened(line, font, WIDE - 6), "black", font)
+
+
+def shortened(text, font, width):
+    """Return a text on one line with as much of its middle left out as makes it no wider than width pixels."""
+    text = " ".join(text.encode(errors="replace").decode().split())  # a file's name may hold anything
+    short, kept = text, len(text)
+    while font.getlength(short) > width and kept:
+        kept -= 1
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
+
+
+# A search -------------------------------------------------------------------------------------------------------------
+
+
+def draw_search(rows, names, path):
+    """Draw the validation accuracy over each hyper-parameter of a search, the best of all marked.
+
+    rows: one a training: {name: number, ..., "validation": fraction, or None where it was not taken}
+    names: the hyper-parameters to draw; eta_... and lambda_... have a logarithmic axis where all are above 0
+    """
+    rows = [row for row in rows if row["validation"] is not None]
+    n_columns = min(len(names), 6, max(3, math.ceil(math.sqrt(len(names)))))
+    n_rows = math.ceil(len(names) / n_columns)
+    figure = new_figure(max(4, 0.8 + 1.9 * n_columns), max(3.2, 0.8 + 1.7 * n_rows))
+    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flatten()
+    y = np.array([100 * row["validation"] for row in rows])
+    for axes, name in zip(panels, names):
+        x = np.array([row.get(name, np.nan) for row in rows], float)
+        axes.plot(x, y, "o", color=OURS, alpha=0.5, markersize=4, markeredgewidth=0)
+        if len(y):
+            axes.plot(x[y.argmax()], y.max(), "*", color=RIGHT, markeredgecolor="black", markersize=12)
+        log = name.startswith(("eta", "lambda")) and (x > 0).any() and not (x <= 0).any()
+        label(axes, name, "", xscale="log" if log else "linear")
+        axes.tick_params(labelsize=7)
+    for axes in panels[len(names) :]:
+        axes.axis("off")
+    figure.supylabel("validation trials right (%)", fontsize=10)
+    best = f"; star: the best, {y.max():.1f} %" if len(y) else ""
+    figure.suptitle(f"{len(rows):,} training{'s' * (len(rows) != 1)}{best}", fontsize=10)
+    save(figure, path)

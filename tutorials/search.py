@@ -1,0 +1,134 @@
+"""Search for what §3.2 does not print: each layer's learning rate eta_j, momentum mu_j and L2 penalty lambda_j.
+
+    python tutorials/search.py                        30 random trials on a short schedule, then the best four longer
+    python tutorials/search.py --size 105             the same for the paper's own net: for a GPU
+
+The paper searched its ranges by Bayesian optimisation; random search draws from the same ranges, needs no other package
+and loses little where a few values matter and most do not (Bergstra and Bengio 2012). Every result is a line of a CSV;
+stopped and started again, the search goes on where it was. Only validation alphabets are looked at.
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import math
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import koch
+from reference_numpy.terminal import Parser, add_options, guarded
+
+RANGES = {"eta": (1e-4, 1e-1), "mu": (0.0, 1.0), "lambda": (1e-6, 1e-1)}  # §3.2; lambda from 0, which has no logarithm
+LAYERS = {35: ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "full", "join"),
+          105: ("conv1", "conv2", "conv3", "conv4", "full", "join")}  # fmt: skip
+FIELDS = {"eta": "learning_rates", "mu": "momenta", "lambda": "penalties"}
+N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
+
+
+def draw(number, size):
+    """Draw the values of one trial of the search: {"eta_conv1": ..., ...}; the same number draws the same values."""
+    rng, values = random.Random(number), {}
+    for name, (low, high) in RANGES.items():
+        for layer in LAYERS[size]:
+            share = rng.random()
+            logarithmic = math.exp(math.log(low or 1) + share * math.log(high / (low or 1)))
+            values[f"{name}_{layer}"] = float(f"{low + share * (high - low) if name == 'mu' else logarithmic:.3g}")
+    return values
+
+
+def score(number, steps, options):
+    """Train with the values of one trial for some steps; return the row of the table."""
+    torch.set_num_threads(1)
+    values = draw(number, options["size"])
+    lists = {
+        field: ",".join(str(values[f"{name}_{layer}"]) for layer in LAYERS[options["size"]])
+        for name, field in FIELDS.items()
+    }
+    config = koch.settle(koch.Config(recipe="paper", steps=steps, **options, **lists))
+    training, validation, *_ = koch.load_data(config)
+    training = koch.by_drawers(training, "training")
+    validation = koch.by_drawers(validation, "validation")
+    trials = koch.one_shot_trials(validation, 20, N_TRIALS, torch.Generator().manual_seed(koch.TRIALS_SEED))
+    torch.manual_seed(number)
+    net = koch.SiameseNet(config.size)
+    koch.paper_initialisation(net)
+    net, net.precision = net.to(config.device).train(), config.precision
+    pairs, optimizers, loss = koch.training_pairs(training, config), koch.make_optimizers(net, config), 0.0
+    for step in range(steps):
+        loss = 0.98 * loss + 0.02 * koch.training_step(net, optimizers, training, step, config, None, pairs).item()
+        if not math.isfinite(loss):
+            break
+    accuracy = koch.one_shot_accuracy(net, trials) if math.isfinite(loss) else 0.0
+    return {"trial": number, "steps": steps, "validation": accuracy, "loss": loss / (1 - 0.98**steps)} | values
+
+
+def search(path, n_trials, steps, finalists, finalist_steps, workers, options):
+    """Score every trial that the CSV does not have yet, then the best ones with more steps; print the ranking."""
+    fields = ["trial", "steps", "validation", "loss", *draw(0, options["size"])]
+    done = list(csv.DictReader(path.open())) if path.exists() else []
+
+    def run(numbers, steps):
+        kept = {int(row["trial"]) for row in done if int(row["steps"]) == steps}
+        wanted = [number for number in numbers if number not in kept]
+        with concurrent.futures.ProcessPoolExecutor(workers) as pool:
+            futures = [pool.submit(score, number, steps, options) for number in wanted]
+            for future in concurrent.futures.as_completed(futures):
+                row = future.result()
+                new = not path.exists()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", newline="") as file:
+                    writer = csv.DictWriter(file, fields)
+                    if new:
+                        writer.writeheader()
+                    writer.writerow(row)
+                done.append({name: str(value) for name, value in row.items()})
+                print(f"trial {row['trial']}: {steps} steps, validation {100 * row['validation']:.1f} %", flush=True)
+
+    run(range(n_trials), steps)
+    rank = lambda steps: sorted(  # noqa: E731
+        (row for row in done if int(row["steps"]) == steps), key=lambda row: -float(row["validation"])
+    )
+    run([int(row["trial"]) for row in rank(steps)[:finalists]], finalist_steps)
+    return rank(steps), rank(finalist_steps)
+
+
+def main():
+    parser = Parser(prog="search.py", description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser.add_argument("--results", type=Path, default=koch.RUNS / "search.csv", metavar="CSV")
+    parser.add_argument("--trials", type=int, default=30, help="random trials (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="minibatches of a trial (default: %(default)s)")
+    parser.add_argument("--finalists", type=int, default=4, help="trials that go on (default: %(default)s)")
+    parser.add_argument("--finalist-steps", type=int, default=800, help="their minibatches (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=6400, help="50 minibatches an epoch (default: %(default)s)")
+    parser.add_argument("--size", type=int, choices=koch.SIZES, default=35)
+    parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
+    add_options(parser, koch.Config, koch.CHOICES, "data", "data_dir", "device", "momentum_epochs")
+    options = vars(parser.parse_args())
+
+    def run():
+        path, size = options.pop("results"), options["size"]
+        sizes = [options.pop(name) for name in ("trials", "steps", "finalists", "finalist_steps", "workers")]
+        ranked, best = search(path, *sizes, options)
+        for rows in (ranked, best):
+            print(f"\n{rows[0]['steps']} steps: rank, trial, validation, eta_j | mu_j | lambda_j, first layer to join")
+            for place, row in enumerate(rows, 1):
+                lists = (",".join(row[f"{name}_{layer}"] for layer in LAYERS[size]) for name in FIELDS)
+                print(f"{place:>3} {row['trial']:>4} {100 * float(row['validation']):6.1f} %  {' | '.join(lists)}")
+        from tutorials import pictures
+
+        rows = [{name: float(value) for name, value in row.items()} for row in ranked]
+        names = [f"{name}_{layer}" for name in FIELDS for layer in LAYERS[size]]
+        pictures.draw_search(rows, names, path.with_suffix(".png"))
+        print(f"\n{path}, {path.with_suffix('.png')}")
+        return 0
+
+    return guarded("search.py", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
