@@ -47,6 +47,7 @@ CHOICES = {
     "optimizer": ("auto", "muon", "sgd", "adamw"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda"),
     "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16"),
 }  # fmt: skip
+RATES = {"muon": "--learning-rate", "adamw": "--adam-learning-rate", "sgd": "--learning-rates"}
 AUTO = {"fast": {"loss": "softmax", "optimizer": "muon"}, "paper": {"loss": "bce", "optimizer": "sgd"}}
 BASELINES = {"pixels": "PixelNearestNeighbour", "hausdorff": "ModifiedHausdorff"}  # of reference_numpy/baselines.py
 # §3.2 searches for eta_j, mu_j and lambda_j of each layer and does not print what it found; ours are of
@@ -510,7 +511,8 @@ def draw_pairs(drawings, n_pairs, rng):
     usable = usable[alphabet[usable].argsort(stable=True)]  # alphabet after alphabet
     size = alphabet[usable].bincount(minlength=len(drawings.names))
     if (size < 2).any():
-        raise UserError(f"{drawings.names[int(size.argmin())]} has too few characters: a pair takes two with two drawings")
+        name = drawings.names[int(size.argmin())]
+        raise UserError(f"{name} has too few characters: a pair takes two with two drawings")
 
     def random(below):  # (n,) int64: one number each in 0..below - 1
         return (torch.rand(n_pairs, generator=rng, dtype=torch.float64) * below).long()
@@ -629,6 +631,7 @@ def image_features(model, images):
     training = getattr(model, "training", False)
     if training:
         model.eval()
+    images = images if isinstance(model, nn.Module) else images.cpu()  # the baselines compute in NumPy
     h = torch.cat([torch.as_tensor(model.features(to_input(some, model.size))) for some in images.split(128)])
     if training:
         model.train()
@@ -825,7 +828,7 @@ def train(config, resume=None):
             if validating or step % log_every == 0:
                 mean = loss.item() / (step - (run["rows"][-1]["step"] if run["rows"] else 0))
                 if not math.isfinite(mean):
-                    raise UserError(f"the loss is {mean} at step {step}; lower the learning rates")
+                    raise UserError(f"the loss is {mean} at step {step}; lower {RATES[config.optimizer]}")
                 rate = optimizers[0].param_groups[0]["lr"]
                 run["rows"].append({"step": step, "learning_rate": rate, "loss": mean, "validation": None})
                 loss.zero_()

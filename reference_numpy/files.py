@@ -279,6 +279,15 @@ def load_faces(data_dir=""):
 # Training, validation and test ----------------------------------------------------------------------------------------
 
 
+def load_own(folder, ink="auto"):
+    """Load a folder of pictures of your own, see folders.py. Raises UserError, also when there is no such folder."""
+    from .folders import load_folder
+
+    if not Path(folder).is_dir():
+        raise UserError(f"there is no data set or folder {folder}; name a folder of pictures or {', '.join(DATA_SETS)}")
+    return load_folder(folder, ink)[0]
+
+
 def split(drawings):
     """Split drawings without a split of their own: of five alphabets, or else characters, the last two are kept apart.
 
@@ -306,9 +315,7 @@ def load_splits(data="auto", data_dir="", ink="auto"):
     if data == "faces":
         return *split(load_faces(data_dir)), data
     if data not in ("auto", "omniglot", "invented"):
-        from .folders import load_folder
-
-        return *split(load_folder(data, ink)[0]), data
+        return *split(load_own(data, ink)), data
     if data != "invented":
         try:
             for name in OMNIGLOT_FILES:

@@ -1,5 +1,6 @@
 """§4.1: loading, checking, caching and inventing drawings, and the split by alphabet."""
 
+import gzip
 import io
 import random
 import zipfile
@@ -238,3 +239,125 @@ def test_training_validation_and_test_share_no_alphabet(data_dir):
     assert data == "omniglot" and [len(n) for n in names] == [30, 10, 10] and len(set.union(*names)) == 50
     assert names[1] == set(files.VALIDATION_ALPHABETS) and names[2] == set(files.TEST_ALPHABETS)
     assert [len(split.images) for split in splits] == [964, 277, 382]
+
+
+# MNIST, faces, folders ------------------------------------------------------------------------------------------------
+
+
+def idx(array, kind):
+    header = b"\0\0\x08" + bytes([kind]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    return gzip.compress(header + array.tobytes(), 1)
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """MNIST's two files with 10,000 digits: digit d, of which there are 991..1009, has d + 1 columns of ink."""
+    labels = (np.arange(10_000) % 10).astype(np.uint8)
+    labels[:9] = 9
+    images = np.zeros((10_000, 28, 28), np.uint8)
+    for digit in range(10):
+        images[labels == digit, :, : digit + 1] = 255
+    images[:, 0, 0] = np.arange(10_000) % 251
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(idx(images, 3))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(idx(labels, 1))
+    return tmp_path
+
+
+def test_mnist_is_ten_characters_ink_high_with_a_count_of_each(digits):
+    mnist = files.load_mnist(digits)
+    assert mnist.characters == tuple("0123456789") and mnist.counts.tolist() == [999] + [999] * 8 + [1009]
+    assert mnist.images.shape == (10, 1009, 28, 28) and mnist.images.dtype == np.float32 and mnist.images.max() == 1
+    for digit in range(10):
+        some = mnist.images[digit, : mnist.counts[digit]]
+        assert (some[:, 5].sum(1) == digit + 1).all() and not mnist.images[digit, mnist.counts[digit] :].any()
+    order = mnist.images[3, :999, 0, 0]
+    assert not (np.diff(order) > 0).all() and np.array_equal(order, files.load_mnist(digits).images[3, :999, 0, 0])
+
+
+def test_mnist_trials_are_ten_way_and_the_exchanged_polarity_is_the_lesson(digits):
+    class Columns:
+        size = 35
+
+        def features(self, images):
+            return images[:, :, 10].mean(2)  # the share of ink columns in a row
+
+        def logit(self, h1, h2):
+            return -(h1 - h2).abs().sum(1)
+
+    result = koch.take_mnist(Columns(), digits)
+    assert result["accuracy"] == 1.0 and result["draws"] == [1.0] * 5 and result["n"] == 400
+    assert result["interval"] == files_interval(2000, 2000) and 0 <= result["pixels"] <= 1
+
+    class Ink(Columns):
+        def logit(self, h1, h2):
+            return -(h1 - h2).abs().sum(1) * (h1.sum() < 0.5 * len(h1)).float()  # is lost where most is ink
+
+    assert koch.take_mnist(Ink(), digits)["wrong_polarity"] < 0.5
+
+
+def files_interval(right, n):
+    from reference_numpy.measures import wilson_interval
+
+    return wilson_interval(right, n)
+
+
+@pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_a_damaged_mnist_file_is_named_in_one_line(digits, name):
+    whole = (digits / name).read_bytes()
+    (digits / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(koch.UserError, match=f"{name} is damaged .*; delete it"):
+        files.load_mnist(digits)
+    (digits / name).write_bytes(gzip.compress(b"x" * 500))
+    with pytest.raises(koch.UserError, match="do not hold 10,000 digits"):
+        files.load_mnist(digits)
+
+
+def pgm(value):
+    return b"P5\n92 112\n255\n" + bytes([value]) * (92 * 112)
+
+
+def test_faces_are_40_people_split_by_person(tmp_path):
+    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
+        archive.writestr("att_faces/README", "no picture")
+        for person in range(40):
+            for number in range(10):
+                archive.writestr(f"att_faces/s{person + 1}/{number + 1}.pgm", pgm(5 * person + number % 5))
+    faces = files.load_faces(tmp_path)
+    assert faces.images.shape == (40, 10, 105, 105) and faces.images.dtype == np.float32
+    people = [round(255 * float(row[0, 0, 0])) // 5 + 1 for row in faces.images]
+    assert [f"s{person}" for person in people] == list(faces.characters)
+    *splits, name = files.load_splits("faces", tmp_path)
+    assert name == "faces" and [len(split.images) for split in splits] == [24, 8, 8]
+    assert len(set().union(*(split.characters for split in splits))) == 40
+
+
+def test_faces_that_are_not_whole_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
+        archive.writestr("att_faces/s1/1.pgm", pgm(3))
+    with pytest.raises(koch.UserError, match="ten photographs of each of 40 people"):
+        files.load_faces(tmp_path)
+    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
+        archive.writestr("att_faces/s1/1.pgm", pgm(3)[:50])
+    with pytest.raises(koch.UserError, match="s1/1.pgm is damaged"):
+        files.load_faces(tmp_path)
+
+
+def test_drawings_without_a_split_are_split_by_alphabet_or_else_by_class():
+    by_alphabet = files.split(koch.as_arrays(random_drawings((3,) * 7, 2, 5)))
+    assert [part.names for part in by_alphabet] == [
+        ("Alphabet0", "Alphabet1", "Alphabet2", "Alphabet5", "Alphabet6"), ("Alphabet3",), ("Alphabet4",),
+    ]  # fmt: skip
+    by_class = files.split(koch.as_arrays(random_drawings((10, 5), 2, 5)))
+    assert [len(part.images) for part in by_class] == [9, 3, 3]
+    with pytest.raises(koch.UserError, match="9 classes are too few"):
+        files.split(koch.as_arrays(random_drawings((9,), 2, 5)))
+
+
+def test_real_mnist_faces_and_omniglot_are_what_they_should_be(data_dir):
+    try:
+        mnist, faces = files.load_mnist(data_dir), files.load_faces(data_dir)
+    except koch.UserError as error:
+        pytest.skip(str(error))
+    assert mnist.counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert 0.1 < mnist.images.sum() / mnist.counts.sum() / 28**2 < 0.2  # ink is high, and little of it
+    assert faces.images.shape == (40, 10, 105, 105) and 0.3 < faces.images.mean() < 0.6

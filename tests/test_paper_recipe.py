@@ -208,7 +208,7 @@ def small_world(tmp_path, monkeypatch, drawings):
     monkeypatch.chdir(tmp_path)
     other = [random_drawings((5, 7, 4), 20, 35, seed) for seed in (1, 2)]
     monkeypatch.setattr(koch, "load_data", lambda config: (drawings, *other, "invented"))
-    monkeypatch.setattr(koch, "finish", lambda run, config, folder, *_: {"run": run, "config": config, "folder": folder})
+    monkeypatch.setattr(koch, "finish", lambda run, config, folder, *_: {"run": run, "folder": folder})
     seen = []
 
     def validate(script):

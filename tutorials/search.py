@@ -1,11 +1,12 @@
 """Search for what §3.2 does not print: each layer's learning rate eta_j, momentum mu_j and L2 penalty lambda_j.
 
-    python tutorials/search.py                        30 random trials on a short schedule, then the best four longer
+    python tutorials/search.py                        20 random trials on a short schedule, then 8 near the best
     python tutorials/search.py --size 105             the same for the paper's own net: for a GPU
 
 The paper searched its ranges by Bayesian optimisation; random search draws from the same ranges, needs no other package
-and loses little where a few values matter and most do not (Bergstra and Bengio 2012). Every result is a line of a CSV;
-stopped and started again, the search goes on where it was. Only validation alphabets are looked at.
+and loses little where a few values matter and most do not (Bergstra and Bengio 2012). Every other trial draws one value
+for all layers: 3 numbers to find instead of 24. Then each layer's values are varied around the best trial's. Each result
+is a line of a CSV; stopped and started again, the search goes on where it was. Only validation alphabets are looked at.
 """
 
 import argparse
@@ -30,21 +31,30 @@ FIELDS = {"eta": "learning_rates", "mu": "momenta", "lambda": "penalties"}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
 
 
-def draw(number, size):
-    """Draw the values of one trial of the search: {"eta_conv1": ..., ...}; the same number draws the same values."""
+def draw(number, size, near=None):
+    """Draw the values of one trial of the search: {"eta_conv1": ..., ...}; the same number draws the same values.
+
+    Odd numbers draw each layer's own values, even ones the same for all layers. near: a trial's values, to vary: rates
+    and penalties by a factor of two or so, momenta by a tenth or so, and never out of the ranges.
+    """
     rng, values = random.Random(number), {}
     for name, (low, high) in RANGES.items():
+        shared = rng.random()
         for layer in LAYERS[size]:
-            share = rng.random()
-            logarithmic = math.exp(math.log(low or 1) + share * math.log(high / (low or 1)))
-            values[f"{name}_{layer}"] = float(f"{low + share * (high - low) if name == 'mu' else logarithmic:.3g}")
+            key, share = f"{name}_{layer}", shared if number % 2 == 0 else rng.random()
+            if name == "mu":
+                value = low + share * (high - low) if near is None else near[key] + rng.gauss(0, 0.1)
+            elif near is None:
+                value = math.exp(math.log(low) + share * math.log(high / low))
+            else:
+                value = near[key] * math.exp(rng.gauss(0, 0.7))
+            values[key] = float(f"{min(high, max(low, value)):.3g}")
     return values
 
 
-def score(number, steps, options):
+def score(number, steps, values, options):
     """Train with the values of one trial for some steps; return the row of the table."""
     torch.set_num_threads(1)
-    values = draw(number, options["size"])
     lists = {
         field: ",".join(str(values[f"{name}_{layer}"]) for layer in LAYERS[options["size"]])
         for name, field in FIELDS.items()
@@ -67,63 +77,61 @@ def score(number, steps, options):
     return {"trial": number, "steps": steps, "validation": accuracy, "loss": loss / (1 - 0.98**steps)} | values
 
 
-def search(path, n_trials, steps, finalists, finalist_steps, workers, options):
-    """Score every trial that the CSV does not have yet, then the best ones with more steps; print the ranking."""
-    fields = ["trial", "steps", "validation", "loss", *draw(0, options["size"])]
-    done = list(csv.DictReader(path.open())) if path.exists() else []
+def search(path, n_trials, n_near, steps, workers, options):
+    """Score random trials, then trials near the best one, all that the CSV does not have yet; return its rows."""
+    size = options["size"]
+    fields = ["trial", "steps", "validation", "loss", *draw(0, size)]
 
-    def run(numbers, steps):
-        kept = {int(row["trial"]) for row in done if int(row["steps"]) == steps}
-        wanted = [number for number in numbers if number not in kept]
+    def rows():
+        found = csv.DictReader(path.open()) if path.exists() else ()
+        found = [{name: float(value) for name, value in row.items()} for row in found]
+        return sorted((row for row in found if row["steps"] == steps), key=lambda row: -row["validation"])
+
+    def run(numbers, near=None):
+        done = {row["trial"] for row in rows()}
+        wanted = [number for number in numbers if number not in done]
         with concurrent.futures.ProcessPoolExecutor(workers) as pool:
-            futures = [pool.submit(score, number, steps, options) for number in wanted]
+            futures = [pool.submit(score, number, steps, draw(number, size, near), options) for number in wanted]
             for future in concurrent.futures.as_completed(futures):
-                row = future.result()
-                new = not path.exists()
+                row, new = future.result(), not path.exists()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", newline="") as file:
                     writer = csv.DictWriter(file, fields)
                     if new:
                         writer.writeheader()
                     writer.writerow(row)
-                done.append({name: str(value) for name, value in row.items()})
-                print(f"trial {row['trial']}: {steps} steps, validation {100 * row['validation']:.1f} %", flush=True)
+                print(f"trial {row['trial']}: validation {100 * row['validation']:.1f} %", flush=True)
 
-    run(range(n_trials), steps)
-    rank = lambda steps: sorted(  # noqa: E731
-        (row for row in done if int(row["steps"]) == steps), key=lambda row: -float(row["validation"])
-    )
-    run([int(row["trial"]) for row in rank(steps)[:finalists]], finalist_steps)
-    return rank(steps), rank(finalist_steps)
+    run(range(n_trials))
+    best = next(row for row in rows() if row["trial"] < n_trials)
+    run(range(n_trials, n_trials + n_near), best)
+    return rows()
 
 
 def main():
     parser = Parser(prog="search.py", description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
     parser.add_argument("--results", type=Path, default=koch.RUNS / "search.csv", metavar="CSV")
-    parser.add_argument("--trials", type=int, default=30, help="random trials (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=20, help="random trials (default: %(default)s)")
+    parser.add_argument("--near", type=int, default=8, help="trials near the best of them (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="minibatches of a trial (default: %(default)s)")
-    parser.add_argument("--finalists", type=int, default=4, help="trials that go on (default: %(default)s)")
-    parser.add_argument("--finalist-steps", type=int, default=800, help="their minibatches (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=6400, help="50 minibatches an epoch (default: %(default)s)")
     parser.add_argument("--size", type=int, choices=koch.SIZES, default=35)
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
     add_options(parser, koch.Config, koch.CHOICES, "data", "data_dir", "device", "momentum_epochs")
+    parser.set_defaults(momentum_epochs=2)  # of four
     options = vars(parser.parse_args())
 
     def run():
         path, size = options.pop("results"), options["size"]
-        sizes = [options.pop(name) for name in ("trials", "steps", "finalists", "finalist_steps", "workers")]
-        ranked, best = search(path, *sizes, options)
-        for rows in (ranked, best):
-            print(f"\n{rows[0]['steps']} steps: rank, trial, validation, eta_j | mu_j | lambda_j, first layer to join")
-            for place, row in enumerate(rows, 1):
-                lists = (",".join(row[f"{name}_{layer}"] for layer in LAYERS[size]) for name in FIELDS)
-                print(f"{place:>3} {row['trial']:>4} {100 * float(row['validation']):6.1f} %  {' | '.join(lists)}")
+        ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)
+        print("\nrank, trial, validation, eta_j | mu_j | lambda_j, from the first layer to the join")
+        for place, row in enumerate(ranked, 1):
+            lists = (",".join(f"{row[f'{name}_{layer}']:g}" for layer in LAYERS[size]) for name in FIELDS)
+            print(f"{place:>3} {row['trial']:>4.0f} {100 * row['validation']:6.1f} %  {' | '.join(lists)}")
         from tutorials import pictures
 
-        rows = [{name: float(value) for name, value in row.items()} for row in ranked]
         names = [f"{name}_{layer}" for name in FIELDS for layer in LAYERS[size]]
-        pictures.draw_search(rows, names, path.with_suffix(".png"))
+        pictures.draw_search(ranked, names, path.with_suffix(".png"))
         print(f"\n{path}, {path.with_suffix('.png')}")
         return 0
 

@@ -54,8 +54,7 @@ def load_test(net, config):
     """
     data = own_data(net) if config.data == "auto" else config.data
     if data not in ("auto", *files.DATA_SETS, net.config.data):
-        drawings, _ = folders.load_folder(data, config.ink)
-        return koch.as_tensors(drawings, config.device), data
+        return koch.as_tensors(files.load_own(data, config.ink), config.device), data
     *_, test, data = koch.load_data(dataclasses.replace(config, data=data))
     return test, data
 
@@ -192,6 +191,7 @@ def classify(support, images, checkpoint=None, as_json=False, picture=RUNS / "cl
         drawings, ink = folders.load_support(support, config.ink)
         queries = torch.from_numpy(folders.load_pictures(images, ink))
         net, _ = choose_net(checkpoint, config)
+        see_to_threshold(net, config)  # and with it that p means something
     rankings = rank(net, koch.as_tensors(drawings), queries)
     answers = [[(name, probability(logit)) for name, logit in ranking] for ranking in rankings]
     first = dict(zip(drawings.characters, drawings.images[:, 0]))

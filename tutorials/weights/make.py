@@ -1,0 +1,52 @@
+"""Make the weights that ship with the project from a finished run: python tutorials/weights/make.py runs/RUN
+
+Writes reduced.pt, the run's best checkpoint in half precision, and reduced.txt, which says how it was made and what it
+scores: Lake's trials are taken again with the halved weights, so that the score is theirs.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent.parent))
+
+import torch
+
+import koch
+from reference_numpy import files, measures
+from reference_numpy.terminal import Parser, guarded
+
+
+def make(run):
+    """Halve a run's best checkpoint and write what is known of it beside it. Raises UserError."""
+    state = koch.load_state(run / "best.pt", "threshold")
+    results = json.loads((run / "results.json").read_text())
+    state["net"] = {name: t.half() if t.is_floating_point() else t for name, t in state["net"].items()}
+    state["config"] |= {"data_dir": "", "name": ""}  # nobody's folders
+    torch.save(state, HERE / "reduced.pt")
+    net = koch.load_checkpoint(HERE / "reduced.pt")
+    lake = koch.as_tensors(files.lake_runs(results["config"]["data_dir"]))
+    right = round(400 * koch.one_shot_accuracy(net, lake))
+    low, high = measures.wilson_interval(right, 400)
+    config, versions = results["config"], f"torch {results['torch']}, numpy {results['numpy']}"
+    text = [
+        f"reduced.pt: the reduced net, {results['parameters']:,} parameters on {net.size}x{net.size}, half precision",
+        f"command:    python koch.py train --seed {config['seed']}   (the default, {config['steps']:,} steps)",
+        f"data:       {config['data']}, the 30 alphabets of the background set",
+        f"made on:    {results['device']}, {versions}, {results['seconds']:.0f} s",
+        f"score:      {right} of Lake's 400 one-shot trials: {right / 4:.2f} %, 95 % interval {100 * low:.1f} .. "
+        f"{100 * high:.1f} (the run itself, in {config['precision']}: {results['lake']['right']})",
+        f"threshold:  {net.threshold:.4f} (a logit), chosen on 10,000 validation pairs",
+        "made by:    python tutorials/weights/make.py runs/RUN",
+    ]
+    (HERE / "reduced.txt").write_text("\n".join(text) + "\n")
+    print("\n".join(text))
+    return 0
+
+
+if __name__ == "__main__":
+    parser = Parser(prog="make.py", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    options = parser.parse_args()
+    sys.exit(guarded("make.py", lambda: make(options.run)))
