@@ -50,13 +50,10 @@ CHOICES = {
 RATES = {"muon": "--learning-rate", "adamw": "--adam-learning-rate", "sgd": "--learning-rates"}
 AUTO = {"fast": {"loss": "softmax", "optimizer": "muon"}, "paper": {"loss": "bce", "optimizer": "sgd"}}
 BASELINES = {"pixels": "PixelNearestNeighbour", "hausdorff": "ModifiedHausdorff"}  # of reference_numpy/baselines.py
-# §3.2 searches for eta_j, mu_j and lambda_j of each layer and does not print what it found; ours are of
-# tutorials/search.py, with the net of size 35. Size 105 takes those of the layers in the same place (not measured).
-LAYERWISE = {
-    "learning_rates": {35: "0.01,0.01,0.01,0.01,0.01,0.01,0.01,0.01", 105: "0.01,0.01,0.01,0.01,0.01,0.01"},
-    "momenta": {35: "0.9,0.9,0.9,0.9,0.9,0.9,0.9,0.9", 105: "0.9,0.9,0.9,0.9,0.9,0.9"},
-    "penalties": {35: "0,0,0,0,0,0,0,0", 105: "0,0,0,0,0,0"},
-}
+# §3.2 searches for eta_j, mu_j and lambda_j and does not print what it found. Ours are what tutorials/search.py found
+# for the net of size 35, the same for every layer; with the paper's net they were not measured.
+LAYERWISE = {"learning_rates": "0.0738", "momenta": "0.948", "penalties": "1.92e-6"}
+N_LAYERS = {35: 8, 105: 6}  # with weights, the join among them
 LEAST = {"characters": 2, "drawings": 2, "pairs": 2} | dict.fromkeys(("alphabets", "validations", "batch", "epochs"), 1)
 
 
@@ -502,23 +499,24 @@ class Pairs(NamedTuple):
 def draw_pairs(drawings, n_pairs, rng):
     """Draw pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
 
-    drawings: Drawings, whose characters with one drawing are left out; rng: torch.Generator on the CPU
+    drawings: Drawings, whose characters of one drawing and alphabets of one character are left out
+    rng: torch.Generator on the CPU
     Returns Pairs on drawings' device: never a drawing with itself. ours: "different" stays within an alphabet.
-    Raises UserError when an alphabet has fewer than two characters of two drawings.
+    Raises UserError when no alphabet is left.
     """
     alphabet, counts = drawings.alphabet.cpu(), drawings.counts.cpu()
     usable = torch.where(counts >= 2)[0]
     usable = usable[alphabet[usable].argsort(stable=True)]  # alphabet after alphabet
     size = alphabet[usable].bincount(minlength=len(drawings.names))
-    if (size < 2).any():
-        name = drawings.names[int(size.argmin())]
-        raise UserError(f"{name} has too few characters: a pair takes two with two drawings")
+    large = torch.where(size >= 2)[0]
+    if not len(large):
+        raise UserError(f"{', '.join(drawings.names[:3])}: pairs take two characters of an alphabet, two drawings each")
 
     def random(below):  # (n,) int64: one number each in 0..below - 1
         return (torch.rand(n_pairs, generator=rng, dtype=torch.float64) * below).long()
 
     i = torch.arange(n_pairs)
-    same, a = i % 2 == 0, i // 2 % len(size)
+    same, a = i % 2 == 0, large[i // 2 % len(large)]  # a: each pair's alphabet
     start, place = (size.cumsum(0) - size)[a], random(size[a])
     first = usable[start + place]
     # §4.2: drawn directly: another character, or another drawing, is so many steps further round.
@@ -767,16 +765,28 @@ def settle(config):
     found["precision"] = config.precision.replace("auto", "bfloat16" if fast else "float32")
     found["adam_learning_rate"] = config.adam_learning_rate or (3e-4 if size == 105 else 2e-3)
     found |= {name: getattr(config, name).replace("auto", own) for name, own in AUTO[config.recipe].items()}
-    for name, values in LAYERWISE.items():
-        found[name] = text = getattr(config, name) or values[size]
-        if not re.fullmatch(r"\d[\d.e-]*(,\d[\d.e-]*)*", text) or text.count(",") != values[size].count(","):
-            n = values[size].count(",") + 1
+    n = N_LAYERS[size]
+    for name, value in LAYERWISE.items():
+        found[name] = text = getattr(config, name) or ",".join([value] * n)
+        if not re.fullmatch(rf"((\d+\.?\d*|\.\d+)(e-?\d+)?(,|$)){{{n}}}", text) or text.endswith(","):
             raise UserError(f"--{name.replace('_', '-')} is {n} numbers by commas, one for each layer, not {text!r}")
     config = dataclasses.replace(config, **found)
     if not config.steps:
         steps = 2200 if config.recipe == "fast" else config.epochs * epoch_steps(config)
         config = dataclasses.replace(config, steps=steps)
     return config
+
+
+def draw_training(training, validation, test, config):
+    """Return the drawings to train on, the paper's recipe's Pairs of them, else None, and the validation trials."""
+    for part in (validation, test):  # what would fail after the training fails before it
+        draw_pairs(part, 2, torch.Generator())
+    pairs = None
+    if config.recipe == "paper":
+        training, validation = by_drawers(training, "training"), by_drawers(validation, "validation")
+        pairs = training_pairs(training, config)
+    rng = torch.Generator().manual_seed(TRIALS_SEED)
+    return training, pairs, one_shot_trials(validation, widest(validation), N_VALIDATION, rng)
 
 
 def train(config, resume=None):
@@ -791,12 +801,7 @@ def train(config, resume=None):
     config = settle(Config(**state["config"]) if resume else config)
     *splits, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
-    training, validation, test = splits
-    pairs, watched = None, validation
-    if config.recipe == "paper":
-        training, watched = by_drawers(training, "training"), by_drawers(validation, "validation")
-        pairs = training_pairs(training, config)
-    trials = one_shot_trials(watched, widest(watched), N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
+    training, pairs, trials = draw_training(*splits, config)
     torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from rng
     rng = torch.Generator(config.device).manual_seed(config.seed)
     net = SiameseNet(config.size, config.loss == "contrastive")
@@ -852,7 +857,7 @@ def train(config, resume=None):
             if config.recipe == "paper" and step - run["improved"] >= patience:  # §3.2: 20 epochs without a better one
                 print(f"\nno better validation in {config.patience} epochs: training ends at step {step}")
                 break
-    return finish(run, config, folder, validation, test)
+    return finish(run, config, folder, *splits[1:])
 
 
 def finish(run, config, folder, validation, test):

@@ -292,6 +292,8 @@ def test_lr_step_lets_the_learning_rates_fall_to_a_tenth_every_so_many_epochs(re
         ({"recipe": "paper", "loss": "softmax"}, "single pairs"),
         ({"learning_rates": "0.1,0.1"}, "--learning-rates is 8 numbers"),
         ({"momenta": "0.9,0.9,0.9,0.9,0.9,0.9,0.9,much"}, "--momenta is 8 numbers"),
+        ({"momenta": "1," * 8}, "--momenta is 8 numbers"),
+        ({"penalties": "-1," * 7 + "1"}, "--penalties is 8 numbers"),
         ({"penalties": "1;1"}, "--penalties is 8 numbers"),
         ({"pairs": 1}, "--pairs is at least 2"),
         ({"optimizer": "adam"}, "--optimizer is one of"),

@@ -51,9 +51,11 @@ def test_pairs_are_drawn_directly_and_in_no_time():
     assert len(pairs.same) == 150_000 and len(torch.stack([pairs.first, pairs.second], 1).unique(dim=0)) > 130_000
 
 
-def test_an_alphabet_of_one_character_is_refused_by_name():
-    with pytest.raises(koch.UserError, match="Alphabet1 has too few characters"):
-        koch.draw_pairs(random_drawings((3, 1), 4), 10, rng())
+def test_alphabets_of_one_character_are_left_out_and_none_is_an_error():
+    pairs = koch.draw_pairs(random_drawings((3, 1, 2), 4), 400, rng())
+    assert set((pairs.first // 4).tolist()) == {0, 1, 2, 4, 5} and int((pairs.first // 4 < 3).sum()) == 200
+    with pytest.raises(koch.UserError, match="Alphabet0, Alphabet1: pairs take two characters"):
+        koch.draw_pairs(random_drawings((1, 1), 4), 10, rng())
 
 
 def test_training_validation_and_test_pairs_are_by_other_drawers(drawings):

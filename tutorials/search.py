@@ -5,11 +5,10 @@
 
 The paper searched its ranges by Bayesian optimisation; random search draws from the same ranges, needs no other package
 and loses little where a few values matter and most do not (Bergstra and Bengio 2012). Every other trial draws one value
-for all layers: 3 numbers to find instead of 24. Then each layer's values are varied around the best trial's. Each result
+for all layers: 3 numbers to find instead of 24. Then each layer's values vary around the best trial's. Each result
 is a line of a CSV; stopped and started again, the search goes on where it was. Only validation alphabets are looked at.
 """
 
-import argparse
 import concurrent.futures
 import csv
 import math
@@ -25,8 +24,7 @@ import koch
 from reference_numpy.terminal import Parser, add_options, guarded
 
 RANGES = {"eta": (1e-4, 1e-1), "mu": (0.0, 1.0), "lambda": (1e-6, 1e-1)}  # §3.2; lambda from 0, which has no logarithm
-LAYERS = {35: ("conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "full", "join"),
-          105: ("conv1", "conv2", "conv3", "conv4", "full", "join")}  # fmt: skip
+LAYERS = {size: [*(f"conv{i + 1}" for i in range(n - 2)), "full", "join"] for size, n in koch.N_LAYERS.items()}
 FIELDS = {"eta": "learning_rates", "mu": "momenta", "lambda": "penalties"}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
 
@@ -60,15 +58,15 @@ def score(number, steps, values, options):
         for name, field in FIELDS.items()
     }
     config = koch.settle(koch.Config(recipe="paper", steps=steps, **options, **lists))
-    training, validation, *_ = koch.load_data(config)
-    training = koch.by_drawers(training, "training")
-    validation = koch.by_drawers(validation, "validation")
-    trials = koch.one_shot_trials(validation, 20, N_TRIALS, torch.Generator().manual_seed(koch.TRIALS_SEED))
+    *splits, _ = koch.load_data(config)
+    training, pairs, _ = koch.draw_training(*splits, config)
+    watched, rng = koch.by_drawers(splits[1], "validation"), torch.Generator().manual_seed(koch.TRIALS_SEED)
+    trials = koch.one_shot_trials(watched, koch.widest(watched), N_TRIALS, rng)
     torch.manual_seed(number)
     net = koch.SiameseNet(config.size)
     koch.paper_initialisation(net)
     net, net.precision = net.to(config.device).train(), config.precision
-    pairs, optimizers, loss = koch.training_pairs(training, config), koch.make_optimizers(net, config), 0.0
+    optimizers, loss = koch.make_optimizers(net, config), 0.0
     for step in range(steps):
         loss = 0.98 * loss + 0.02 * koch.training_step(net, optimizers, training, step, config, None, pairs).item()
         if not math.isfinite(loss):
@@ -109,7 +107,7 @@ def search(path, n_trials, n_near, steps, workers, options):
 
 
 def main():
-    parser = Parser(prog="search.py", description=__doc__.splitlines()[0], formatter_class=argparse.HelpFormatter)
+    parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=koch.RUNS / "search.csv", metavar="CSV")
     parser.add_argument("--trials", type=int, default=20, help="random trials (default: %(default)s)")
     parser.add_argument("--near", type=int, default=8, help="trials near the best of them (default: %(default)s)")

@@ -70,12 +70,15 @@ def draw_results(net, trials, drawings, pairs, logits, folder):
         pictures.draw_trials(koch.as_arrays(trials), koch.one_shot_answers(net, trials).numpy(), folder / "trials.png")
     logits, (first, second, same, _), drawings = logits.numpy(), koch.as_arrays(pairs), koch.as_arrays(drawings)
     images = drawings.images.reshape(-1, *drawings.images.shape[2:])
-    wrong = np.flatnonzero((logits > net.threshold) != same)
-    worst = wrong[np.argsort(-np.abs(logits[wrong] - net.threshold), kind="stable")][:12]
-    mistakes = [(images[first[i]], images[second[i]], logits[i], same[i]) for i in worst]
+    mistakes = {}  # the most confident first, no two drawings twice
+    for i in np.argsort(-np.abs(logits - net.threshold), kind="stable"):
+        if (logits[i] > net.threshold) != same[i]:
+            both = min(first[i], second[i]), max(first[i], second[i])
+            mistakes.setdefault(both, (images[first[i]], images[second[i]], logits[i], same[i]))
+    mistakes = [[pair for pair in mistakes.values() if pair[3] == kind][:6] for kind in (True, False)]
     false, true, _ = measures.roc(logits, same)
     curve = (false, true, *measures.area_and_equal_error(false, true))
-    pictures.draw_verification(logits, same, net.threshold, curve, mistakes, folder / "verification.png")
+    pictures.draw_verification(logits, same, net.threshold, curve, sum(mistakes, []), folder / "verification.png")
 
 
 # verify ---------------------------------------------------------------------------------------------------------------
