@@ -176,7 +176,8 @@ def test_named_data_that_cannot_be_had_is_an_error_and_says_which_files_to_put_w
     for config in (koch.Config(data="omniglot", data_dir=str(tmp_path)), koch.Config(data_dir=str(tmp_path))):
         with pytest.raises(koch.UserError) as error:
             koch.load_data(config)
-        assert all(name in str(error.value) for name in (*files.OMNIGLOT_FILES, str(tmp_path))) and "\n" not in str(error.value)
+        said = str(error.value)
+        assert all(name in said for name in (*files.OMNIGLOT_FILES, str(tmp_path))) and "\n" not in said
 
 
 @pytest.fixture

@@ -159,7 +159,8 @@ def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(draw
 @pytest.mark.parametrize("size", koch.SIZES)
 def test_every_parameter_has_one_optimizer_and_muon_the_weights(size):
     net = koch.SiameseNet(size)
-    muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in koch.make_optimizers(net, koch.settle(koch.Config(size=size, device="cpu"))))
+    optimizers = koch.make_optimizers(net, koch.settle(koch.Config(size=size, device="cpu")))
+    muon, adam = ([p for g in o.param_groups for p in g["params"]] for o in optimizers)
     assert sorted(map(id, muon + adam)) == sorted(map(id, net.parameters()))
     assert all(p.ndim in (2, 4) and len(p) <= 1024 for p in muon) and net.join.weight in set(adam)
     assert len(muon) == (4 if size == 105 else 7)

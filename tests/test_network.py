@@ -1,6 +1,5 @@
 """reference_numpy's twin net and its learning, against koch.SiameseNet and torch's optimisers in float64."""
 
-import dataclasses
 
 import numpy as np
 import pytest

@@ -170,7 +170,8 @@ def test_training_steps_follow_kochs_to_the_last_digits():
     rng = np.random.default_rng(0)
     for step in range(3):
         images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
-        loss = koch.softmax_loss(net, net.features(torch.from_numpy(images)).view(2, 6, -1), torch.from_numpy(characters))
+        h = net.features(torch.from_numpy(images)).view(2, 6, -1)
+        loss = koch.softmax_loss(net, h, torch.from_numpy(characters))
         net.zero_grad()
         loss.backward()
         for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
