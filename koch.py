@@ -799,6 +799,8 @@ def train(config, resume=None):
     """
     state = load_state(Path(resume) / "last.pt", "optimizers", "rng", "run") if resume else None
     config = settle(Config(**state["config"]) if resume else config)
+    if not resume:
+        terminal.new_folder(config.name, "")  # a name that will not do is said at once
     *splits, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     training, pairs, trials = draw_training(*splits, config)

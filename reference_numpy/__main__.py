@@ -18,7 +18,7 @@ def main(arguments=None):
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     command = commands.add_parser("train", help="train the reduced net without torch, then take Lake's 400 trials")
     command.add_argument("--data", default="auto", choices=("auto", "omniglot", "invented"), dest="data_set",
-                         help="omniglot or invented; auto: Omniglot if it is there (default: auto)")  # fmt: skip
+                         help="omniglot or invented; auto: Omniglot, or invented where it cannot be had")  # fmt: skip
     command.add_argument("--data-dir", default="", dest="folder", metavar="FOLDER",
                          help="where the data files are (default: $KOCH_DATA, else data/)")  # fmt: skip
     command.add_argument("--steps", type=counted, default=1200, help="minibatches (default: 1200)")

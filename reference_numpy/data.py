@@ -97,9 +97,7 @@ def one_shot_trials(drawings, n_way, n_trials, rng):
         support.append(characters * n_drawers + drawer)
         test.append(characters[answers[-1]] * n_drawers + test_drawer)
     images = drawings.images.reshape(-1, *drawings.images.shape[2:])
-    used, where = np.unique(np.column_stack([test, support]), return_inverse=True)
-    where = where.reshape(n_trials, 1 + n_way)
-    return Trials(images[used], where[:, 0], where[:, 1:], np.array(answers))
+    return Trials(images, np.array(test), np.array(support), np.array(answers))
 
 
 def one_shot_answers(features, logit, trials):
@@ -108,9 +106,11 @@ def one_shot_answers(features, logit, trials):
     features: (n, H, W) uint8 -> (n, D); logit: (n, D), (n, D) -> (n,)
     Returns (n_trials,) int64; -1 where the best logit is shared or any logit is not a number: those are wrong answers.
     """
-    h = np.concatenate([features(trials.images[i : i + 100]) for i in range(0, len(trials.images), 100)])  # each once
+    used, where = np.unique(np.column_stack([trials.test, trials.support]), return_inverse=True)
+    where = where.reshape(len(trials.test), -1)  # (n_trials, 1 + n_way)
+    h = np.concatenate([features(trials.images[used[i : i + 100]]) for i in range(0, len(used), 100)])  # each once
     answers = np.empty(len(trials.test), np.int64)
-    for i, (test, support) in enumerate(zip(trials.test, trials.support)):
+    for i, (test, *support) in enumerate(where):
         logits = logit(np.repeat(h[test][None], len(support), 0), h[support])  # (n_way,)
         clear = not np.isnan(logits).any() and (logits == logits.max()).sum() == 1
         answers[i] = logits.argmax() if clear else -1

@@ -86,9 +86,9 @@ class Drawings(NamedTuple):
 class Trials(NamedTuple):
     """Hold one-shot trials: which of n_way support images is of the test image's character?
 
-    images: (n, H, W) uint8, 1 = ink: every image of the trials once
+    images: (n, H, W), 1 = ink: the drawings that trials point into
     test: (n_trials,) int64, the test images, as indices into images
-    support: (n_trials, n_way) int64, the support images, one of each character
+    support: (n_trials, n_way) int64, the support images, one of each character; or (n_trials, n_way, n_shot)
     answers: (n_trials,) int64, the right position in support, 0..n_way - 1
     alphabets: the name of each trial's alphabet
     """

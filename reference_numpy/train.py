@@ -69,6 +69,7 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
     Raises UserError.
     """
+    new_folder(name, "")  # a name that will not do is said at once
     training, validation, test, data_set = files.load_splits(data_set, folder)
     run = new_folder(name, f"reference-{data_set}-{SIZE}-seed{seed}")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
