@@ -19,6 +19,7 @@ import functools
 import io
 import json
 import math
+import os
 import platform
 import re
 import sys
@@ -986,4 +987,6 @@ def main(arguments=None):
 
 if __name__ == "__main__":
     sys.modules["koch"] = sys.modules["__main__"]  # for tutorials/uses.py, which would import it a second time
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # at once: to take torch down in good order takes Python half a second
