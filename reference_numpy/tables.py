@@ -66,5 +66,6 @@ def print_sweep(rows):
     print(f"\n{rows[0]['n']:,} fresh trials each" + " " * 39 + "right   95 % interval    1-NN  chance")
     for row in rows:
         note = f"{100 * row['pixels']:8.2f}{100 * row['chance']:8.1f}"
-        title = f"{row['where']} alphabets, {row['way']}-way, {row['shot']}-shot"
+        where = {"within": "within an alphabet", "across": "across alphabets"}[row["where"]]
+        title = f"{where}, {row['way']}-way, {row['shot']}-shot"
         print_result(title, row["accuracy"], (row["low"], row["high"]), note)

@@ -271,8 +271,9 @@ def test_a_sweep_has_a_row_for_every_way_and_shot_within_and_across(inside, caps
     assert koch.main(["oneshot", "runs/tiny/best.pt", "--way", "5,2", "--shot", "1,3"]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if "-way" in line]
     assert [row.split("shot")[0].strip() for row in rows] == [
-        f"{where} alphabets, {way}-way, {shot}-" for where in ("within", "across") for way in (2, 5) for shot in (1, 3)
-    ]
+        f"{where}, {way}-way, {shot}-"
+        for where in ("within an alphabet", "across alphabets") for way in (2, 5) for shot in (1, 3)
+    ]  # fmt: skip
     assert (inside / "runs/tiny/sweep.png").read_bytes()[:4] == b"\x89PNG"
 
 
