@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .files import Drawings
+from .files import SIDE, Drawings
 from .terminal import UserError, reason
 
-SIDE = 105  # pixels: §4.1
 SUFFIXES = tuple(".png .jpg .jpeg .pgm .ppm .pbm .bmp .gif .tif .tiff .webp".split())
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")  # what a file may hold, whatever its name says
 MOST_PIXELS = 100_000_000  # a larger picture is a mistake, or made to fill the memory

@@ -41,11 +41,14 @@ def print_trials(results, net, data):
             print_result("people", PEOPLE_LAKE)
             print_result("the paper's convolutional siamese net", PAPER_LAKE, wilson_interval(368, 400))
         print_result(net, result["accuracy"], result["interval"])
-        print_result("pixel 1-NN (cosine)", result["pixels"])
+        if net != "pixel 1-NN (cosine)":
+            print_result("pixel 1-NN (cosine)", result["pixels"])
         print_result(f"chance ({round(1 / result['chance'])}-way)", result["chance"])
-    if len(results["within"]["alphabets"]) > 1:
-        print("\nright by alphabet" + " " * 24 + "".join(f"{key:>11}" for key in results))
-    for name in results["within"]["alphabets"] if len(results["within"]["alphabets"]) > 1 else ():
+    alphabets = results["within"]["alphabets"]
+    if len(alphabets) < 2:
+        return
+    print("\nright by alphabet" + " " * 24 + "".join(f"{key:>11}" for key in results))
+    for name in alphabets:
         counts = [result["alphabets"].get(name) for result in results.values()]
         print(f"  {name:<39}" + "".join(f"{f'{c[0]}/{c[1]}' if c else '-':>11}" for c in counts))
 
