@@ -123,15 +123,15 @@ def draw(rng, hands, strokes):
     return images
 
 
-def invent(seed):
-    """Invent N_INVENTED alphabets of 14..40 characters, each character drawn by the alphabet's 20 drawers.
+def invent(seed, n_alphabets=N_INVENTED):
+    """Invent alphabets of 14..40 characters, each character drawn by the alphabet's 20 drawers.
 
     Returns images (characters, 20, 105, 105) uint8, 1 = ink; alphabet (characters,) int64, the index of each character's
-    alphabet; and the alphabets' names. The same seed gives the same alphabets.
+    alphabet; and the alphabets' names. The same seed gives the same alphabets; fewer are the first of more.
     """
     rng = np.random.default_rng(seed)
     images, alphabet, names = [], [], []
-    while len(names) < N_INVENTED:
+    while len(names) < n_alphabets:
         syllables = ["bdfghklmnprstvz", "aeiou"] * rng.integers(2, 4)
         name = "".join(rng.choice(list(letters)) for letters in syllables).capitalize()
         if name in names:

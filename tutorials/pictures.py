@@ -32,19 +32,22 @@ def save(figure, path):
     """Write a Matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    named = [ImageColor.getrgb(name) for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG)]
-    shades = [tuple(255 - (255 - part) * i // 6 for part in colour) for colour in named for i in range(6, 0, -1)]
-    with Image.open(buffer) as image:
-        save_page(image.convert("RGB"), path, greys(16) + shades)
+    with Image.open(buffer) as image, written_whole(path) as file:
+        in_few_colours(image.convert("RGB")).save(file, "PNG", optimize=True)
 
 
-def save_page(page, path, palette):
-    """Write a Pillow image as a PNG of the palette's colours, (red, green, blue) each: a quarter of the bytes."""
+def in_few_colours(page, palette=None):
+    """Return a Pillow image in the palette's colours, (red, green, blue) each: as a PNG it has a quarter of the bytes.
+
+    palette: None for greys and the shades of the colours above
+    """
+    if palette is None:
+        named = [ImageColor.getrgb(name) for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG)]
+        shades = [tuple(255 - (255 - part) * i // 6 for part in colour) for colour in named for i in range(6, 0, -1)]
+        palette = greys(16) + shades
     named = Image.new("P", (1, 1))
     named.putpalette([part for colour in palette for part in colour])
-    page = page.quantize(palette=named, dither=Image.Dither.NONE)
-    with written_whole(path) as file:
-        page.save(file, "PNG", optimize=True)
+    return page.quantize(palette=named, dither=Image.Dither.NONE)
 
 
 def greys(n):
@@ -279,7 +282,8 @@ def draw_ranking(queries, support, path):
             paste(page, pen, support[name], (30 + rank * WIDE, y), OURS if rank == 1 else FRAME, lines, font)
     if left:
         pen.text((10, page.height - 20), f"and {left:,} more", "black", font)
-    save_page(page, path, [*greys(6), ImageColor.getrgb(OURS)])
+    with written_whole(path) as file:
+        in_few_colours(page, [*greys(6), ImageColor.getrgb(OURS)]).save(file, "PNG", optimize=True)
 
 
 def paste(page, pen, image, place, colour, lines, font):
@@ -330,4 +334,61 @@ def draw_search(rows, names, path):
     figure.supylabel("validation trials right (%)", fontsize=10)
     best = f"; star: the best, {y.max():.1f} %" if len(y) else ""
     figure.suptitle(f"{len(rows):,} training{'s' * (len(rows) != 1)}{best}", fontsize=10)
+    save(figure, path)
+
+
+# A course -------------------------------------------------------------------------------------------------------------
+
+
+def draw_marks(shares, points, tasks, path):
+    """Draw what each submission has right of each task, a row a submission and a column a task.
+
+    shares: {name: [fraction of the task's cases, or NaN where it was not handed in]}; points: {name: number}
+    tasks: the columns' names
+    """
+    names, height = list(shares), 1.6 + 0.24 * len(shares)
+    figure = new_figure(2.5 + 0.42 * len(tasks), height)
+    axes = figure.subplots()
+    table = np.ma.masked_invalid(np.array([shares[name] for name in names], float))
+    drawn = axes.imshow(100 * table, cmap=shade_of(RIGHT), vmin=0, vmax=100, aspect="auto")
+    for y, x in np.argwhere(~table.mask & (table < 1)) if table.mask.any() else np.argwhere(table < 1):
+        colour = "white" if table[y, x] > 0.6 else INK
+        axes.text(x, y, f"{100 * table[y, x]:.0f}", fontsize=6.5, ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7.5)
+    axes.set_yticks(range(len(names)), [f"{name[:24]}  {points[name]:g}" for name in names], fontsize=7.5)
+    axes.set_xticks(np.arange(len(tasks) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1)
+    axes.tick_params(which="both", length=0)
+    axes.set_ylabel("submission, points", fontsize=9)
+    figure.colorbar(drawn, label="cases of the task right (%)", shrink=min(1, 2.2 / height), pad=0.02)
+    save(figure, path)
+
+
+def shade_of(colour):
+    """Return Matplotlib's map from white to a colour."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("shades", ["white", colour])
+
+
+def draw_scores(rows, paper, path):
+    """Draw the one-shot accuracy of nets with its interval, a row a net.
+
+    rows: {"name", "kind": "ours", "student", "pixels", "accuracy", "low", "high": fractions}; paper: one, or None
+    """
+    colours = {"ours": OURS, "student": SAME, "pixels": PIXELS}
+    figure = new_figure(7, 1.3 + 0.26 * len(rows))
+    axes = figure.subplots()
+    for y, row in enumerate(rows):
+        x, colour = 100 * row["accuracy"], colours[row["kind"]]
+        axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
+        axes.plot(x, y, "o", color=colour, markeredgecolor=INK, markeredgewidth=0.5)
+    axes.set_yticks(range(len(rows)), [row["name"][:40] for row in rows], fontsize=8)
+    axes.axvline(5, color=CHANCE, linestyle=":", label="chance")
+    if paper:
+        axes.axvline(100 * paper, color=PAPER, linestyle="--", label="the paper's net")
+    label(axes, "one-shot trials right, with the 95 % interval (%)", "", xlim=(0, 101))
+    axes.invert_yaxis()
+    axes.legend(loc="lower left", fontsize=8)
     save(figure, path)

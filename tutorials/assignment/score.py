@@ -1,0 +1,165 @@
+"""Score submissions' own nets on the same one-shot trials: mark.py SUBMISSIONS/ --model net:Net, or --model best.pt.
+
+A net is whatever koch.one_shot_answers takes: an object with size (pixels), features(images) and logit(h1, h2), made
+by calling a class without arguments, or a checkpoint of koch.py. It may import torch and koch. The right answers stay
+on the marker's side: the submission's process gets test and support images and says which it chooses.
+"""
+
+import csv
+import io
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import koch
+from reference_numpy import measures, tables, terminal
+from reference_numpy.files import Trials
+from tutorials import pictures
+from tutorials.assignment import mark
+from tutorials.assignment.sandbox import Failure, Sandbox
+from tutorials.assignment.tasks import Case
+from tutorials.uses import WEIGHTS
+
+N_FRESH = 1000  # trials, the first of those that koch.py draws
+SECONDS = 600  # for a net's answers to one set of trials
+REFERENCE = '''
+import numpy as np
+import koch
+from reference_numpy import layers, network
+
+class Net:
+    """The weights that come with the project, computed by reference_numpy."""
+    size = 35
+    def __init__(self):
+        state = koch.load_checkpoint("weights.pt").state_dict()
+        self.parameters = {name: tensor.numpy() for name, tensor in state.items()}
+        self.n_parameters = sum(p.size for n, p in self.parameters.items() if not n.endswith(network.STATISTICS))
+    def features(self, images):
+        return network.features_forward(self.parameters, np.ascontiguousarray(images))[0]
+    def logit(self, h1, h2):
+        both = np.asarray(h1), np.asarray(h2)
+        return layers.l1_join_forward(*both, self.parameters["join.weight"], self.parameters["join.bias"])[0]
+'''
+
+# The side of the submission -------------------------------------------------------------------------------------------
+
+loaded = {}  # the submission's net, once it is made
+
+
+def answer(find, question):
+    """Answer the marker: make the net and count its parameters, or answer trials with it."""
+    if question["question"] == "load":
+        loaded["net"] = net = load(find, *question["arguments"])
+        own = sum(p.numel() for p in net.parameters()) if isinstance(net, torch.nn.Module) else 0
+        return int(own or getattr(net, "n_parameters", 0))
+    images, test, support = map(torch.as_tensor, question["arguments"])
+    trials = Trials(images, test, support, torch.zeros_like(test))  # the right answers are not here
+    with torch.no_grad():
+        return koch.one_shot_answers(loaded["net"], trials).numpy()
+
+
+def load(find, name):
+    """Make the net that "module:Class" or a checkpoint's name says."""
+    if ":" not in name:
+        return koch.load_checkpoint(find.folder / name)
+    net = find(name.replace(":", "."))()
+    if missing := [needed for needed in ("size", "features", "logit") if not hasattr(net, needed)]:
+        raise Failure(f"{name} has no {missing[0]}; a net has size, features(images) and logit(h1, h2)")
+    return net.eval() if isinstance(net, torch.nn.Module) else net
+
+
+# The side of the marker -----------------------------------------------------------------------------------------------
+
+
+def draw_trials():
+    """Return {name: Trials}: Lake's 400, where they are at hand, and fresh ones within an alphabet."""
+    *_, test, data = koch.load_data(koch.Config())
+    found = {}
+    for key, trials in koch.draw_test_trials(test, data).items():
+        n = N_FRESH if key == "within" else len(trials.test)
+        if key != "across":
+            every = torch.cat([trials.test[:n, None], trials.support[:n]], 1)
+            used, where = every.unique(return_inverse=True)  # only the images that the trials need are sent
+            some = Trials(trials.images[used], where[:, 0], where[:, 1:], trials.answers[:n], trials.alphabets[:n])
+            found[key] = koch.as_arrays(some)
+    return found
+
+
+def score(folder, name, trials, hidden=()):
+    """Score one net. Returns {"parameters", key: {n, right, accuracy, low, high, seconds}}, or {"failure": why}."""
+    with Sandbox(folder, hidden, SECONDS, 3 * SECONDS, torch=True) as sandbox:
+        try:
+            n_parameters, _ = sandbox.ask(Case("", "", "load", (name,)))
+            row = {"parameters": int(n_parameters)}
+            for key, drawn in trials.items():
+                answers, seconds = sandbox.ask(Case("", "", "trials", (drawn.images, drawn.test, drawn.support)))
+                if not isinstance(answers, np.ndarray) or answers.shape != drawn.answers.shape:
+                    raise Failure("it does not give an answer to each trial")
+                row[key] = counted(answers, drawn) | {"seconds": seconds}
+            return row
+        except (Failure, TypeError, ValueError) as failure:
+            return {"failure": str(failure)}
+
+
+def counted(answers, trials):
+    """Count the right answers: {n, right, accuracy, low, high}."""
+    right, n = int((answers == trials.answers).sum()), len(trials.answers)
+    low, high = measures.wilson_interval(right, n)
+    return {"n": n, "right": right, "accuracy": right / n, "low": low, "high": high}
+
+
+def score_folder(folder, name, at_once, out=None):
+    """Score all submissions' nets beside koch.py's, the reference's and pixel 1-NN; return the exit status."""
+    submissions = mark.find_submissions(folder)
+    out = out or terminal.new_folder("", "scores")
+    trials = draw_trials()
+    with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
+        shutil.copy(WEIGHTS, Path(temporary, "weights.pt"))
+        Path(temporary, "net.py").write_text(REFERENCE)
+        rows = {"koch.py, the project's weights": score(temporary, "weights.pt", trials)}
+        rows["reference_numpy, the same weights"] = score(temporary, "net:Net", trials)
+    pixels = koch.load_baseline("pixels")
+    row = {key: counted(koch.one_shot_answers(pixels, koch.as_tensors(t)).numpy(), t) for key, t in trials.items()}
+    rows[pixels.name] = {"parameters": 0} | row
+    kinds = dict(zip(rows, ("ours", "ours", "pixels")))
+    rows |= mark.for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden), at_once)
+    print_scores(rows, trials)
+    write_scores(rows, trials, kinds, out)
+    print(f"in {out}/: scores.csv, scores.png")
+    return 0
+
+
+def print_scores(rows, trials):
+    """Print one row a net: its trials right with the interval, parameters and seconds, each set of trials in turn."""
+    width = max(map(len, rows))
+    for key, drawn in trials.items():
+        what = "Lake's 400 trials" if key == "lake" else f"{len(drawn.answers):,} fresh trials within an alphabet"
+        print(f"\n{what}, {drawn.support.shape[1]}-way\n{'':{width}}  right   95 % interval    parameters  seconds")
+        for name, row in rows.items():
+            if "failure" in row:
+                print(f"{name:{width}}  {row['failure']}")
+                continue
+            r = row[key]
+            seconds = f"{r['seconds']:9.1f}" if "seconds" in r else ""
+            said = f"{100 * r['accuracy']:6.2f}  {100 * r['low']:5.1f} .. {100 * r['high']:5.1f}"
+            print(f"{name:{width}} {said}  {row['parameters']:>12,}{seconds}")
+    print()
+
+
+def write_scores(rows, trials, kinds, folder):
+    """Write scores.csv and scores.png, the latter of the first trials."""
+    text = io.StringIO(newline="")
+    fields = "right", "n", "accuracy", "low", "high", "seconds"
+    writer = csv.writer(text)
+    writer.writerow(["student", "parameters", *(f"{key} {field}" for key in trials for field in fields), "failure"])
+    for name, row in rows.items():
+        found = [row.get(key, {}).get(field, "") for key in trials for field in fields]
+        writer.writerow([name, row.get("parameters", ""), *found, row.get("failure", "")])
+    with terminal.written_whole(folder / "scores.csv") as file:
+        file.write(text.getvalue().encode("utf-8-sig"))
+    first = next(iter(trials))
+    drawn = [{"name": n, "kind": kinds.get(n, "student")} | row[first] for n, row in rows.items() if "failure" not in row]
+    pictures.draw_scores(drawn, tables.PAPER_LAKE if first == "lake" else None, folder / "scores.png")
