@@ -112,6 +112,7 @@ class Sandbox:
         self.about = {"folder": str(folder), "hidden": [str(path) for path in hidden]}
         self.about |= {"own_work": own_work, "torch": torch}
         self.folder, self.seconds, self.left, self.process = Path(folder), seconds, at_all, None
+        self.imported = {}  # modules that were imported once: "", or why they cannot be
 
     def __enter__(self):
         return self
@@ -158,23 +159,41 @@ class Sandbox:
         watch = threading.Timer(seconds, stop)
         watch.start()
         try:
-            return unpack(self.back.recv_bytes(LARGEST_ANSWER))
+            message = self.back.recv_bytes(LARGEST_ANSWER)
         except (EOFError, OSError):
             status = self.process.wait()
-            why = f"it took more than {seconds:g} s" if ended.is_set() else f"it ended the interpreter ({status})"
+            why = f"it took more than {seconds:.0f} s" if ended.is_set() else f"it ended the interpreter ({status})"
             raise Failure(why, lost=True) from None
-        except Exception as error:  # bytes that are no message
-            raise Failure(f"what came back cannot be read ({type(error).__name__})", lost=True) from None
         finally:
             watch.cancel()
+        try:
+            return unpack(message)
+        except Exception as error:  # bytes that are no message
+            raise Failure(f"what came back cannot be read ({type(error).__name__})", lost=True) from None
 
     def ask(self, case):
-        """Put a case's question; return the answer and the seconds it took. Raises Failure."""
+        """Put a case's question; return the answer and the seconds it took. Raises Failure.
+
+        A module that hangs or dies when it is imported is imported once, not for every question.
+        """
+        module = case.module
+        if module and module not in self.imported:
+            self.imported[module] = ""
+            try:
+                self.exchange("import", (module,))
+            except Failure as failure:
+                self.imported[module] = f"{module}.py cannot be imported: {failure}" if failure.lost else ""
+        if self.imported.get(module):
+            raise Failure(self.imported[module])
+        return self.exchange(case.question, case.arguments)
+
+    def exchange(self, question, arguments):
+        """Send a question and return the answer and the seconds it took. Raises Failure."""
         if self.left <= 0:
             raise Failure("its time is up: earlier tasks have used it", lost=True)
         if not self.process:
             self.start()
-        message = pack({"question": case.question, "arguments": case.arguments})
+        message = pack({"question": question, "arguments": arguments})
         started = time.perf_counter()
         try:
             self.to.send_bytes(message)
@@ -202,17 +221,22 @@ class Submission:
     def __init__(self, folder, own_work=True):
         self.folder, self.own_work, self.broken = Path(folder), own_work, {}
 
-    def __call__(self, name):
-        module, function = name.split(".")
+    def load(self, module):
+        """Import a module, the first time it is asked for. Raises Failure."""
         if module in self.broken:
             raise self.broken[module]
         if not (self.folder / f"{module}.py").is_file():
             raise Failure(f"there is no {module}.py")
         try:
-            found = getattr(importlib.import_module(module), function, None)
+            importlib.import_module(module)
         except BaseException as error:
             self.broken[module] = Failure(f"{module}.py cannot be imported: {in_words(error)}")
             raise self.broken[module] from None
+
+    def __call__(self, name):
+        module, function = name.split(".")
+        self.load(module)
+        found = getattr(sys.modules[module], function, None)
         if not callable(found):
             raise Failure(f"{module}.py has no function {function}")
         if self.own_work and str(getattr(found, "__module__", "")).startswith("reference_numpy"):
@@ -295,6 +319,8 @@ def serve(read, write, about):
         warm()
 
         def handle(find, question):
+            if question["question"] == "import":
+                return find.load(*question["arguments"])
             return tasks.ask(find, Case("", "", question["question"], question["arguments"]))
 
     sys.path[:] = [about["folder"], *sys.path]

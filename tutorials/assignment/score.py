@@ -161,5 +161,6 @@ def write_scores(rows, trials, kinds, folder):
     with terminal.written_whole(folder / "scores.csv") as file:
         file.write(text.getvalue().encode("utf-8-sig"))
     first = next(iter(trials))
-    drawn = [{"name": n, "kind": kinds.get(n, "student")} | row[first] for n, row in rows.items() if "failure" not in row]
+    scored = {name: row[first] for name, row in rows.items() if "failure" not in row}
+    drawn = [{"name": name, "kind": kinds.get(name, "student")} | row for name, row in scored.items()]
     pictures.draw_scores(drawn, tables.PAPER_LAKE if first == "lake" else None, folder / "scores.png")

@@ -73,6 +73,11 @@ class Case(NamedTuple):
     timed: bool = False
     names: tuple = ()
 
+    @property
+    def module(self):
+        """Return the module that the task is written in."""
+        return next((task.module for task in TASKS if task.number == self.task), "")
+
 
 class Seed(NamedTuple):
     """Stand for np.random.default_rng(seed), made anew for whoever answers."""
@@ -182,7 +187,7 @@ def answers(find, scorer, trials):
 
 
 def trained(find, parameters, drawings, rng, *options):
-    """Return the losses of a training on pairs; the logits of pairs of other drawings, and whether they are the same."""
+    """Return the losses of a training on pairs, the logits of other drawings' pairs, and whether those are the same."""
     seen, unseen = drawings.where(drawings.alphabet < 4), drawings.where(drawings.alphabet >= 4)
     parameters, losses = find("pairs.train_on_pairs")(parameters, seen, rng, *options)
     tested = pairs.draw_pairs(unseen, 400, np.random.default_rng(1))
@@ -193,8 +198,8 @@ def trained(find, parameters, drawings, rng, *options):
 
 QUESTIONS = {
     "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "quietly": quietly,
-    "twice": twice, "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins, "logits_of": logits_of,
-    "one_twin": one_twin, "answers": answers, "trained": trained,
+    "twice": twice, "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins,
+    "logits_of": logits_of, "one_twin": one_twin, "answers": answers, "trained": trained,
 }  # fmt: skip
 
 
