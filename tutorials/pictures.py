@@ -390,5 +390,5 @@ def draw_scores(rows, paper, path):
         axes.axvline(100 * paper, color=PAPER, linestyle="--", label="the paper's net")
     label(axes, "one-shot trials right, with the 95 % interval (%)", "", xlim=(0, 101))
     axes.invert_yaxis()
-    axes.legend(loc="lower left", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
     save(figure, path)

@@ -30,6 +30,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 import numpy as np  # noqa: E402
 
 from reference_numpy.files import Drawings, Trials  # noqa: E402
+from reference_numpy.terminal import UserError  # noqa: E402
 from tutorials.assignment.tasks import Case, Seed  # noqa: E402
 
 RECORDS = {record.__name__: record for record in (Drawings, Trials, Seed)}  # what a question may hold beside arrays
@@ -246,7 +247,7 @@ class Submission:
 
 def in_words(error):
     """Say an exception of a submission in one line."""
-    if isinstance(error, Failure):
+    if isinstance(error, (Failure, UserError)):
         return str(error)
     if isinstance(error, NotImplementedError):
         return f"not written yet: {error}"
@@ -304,19 +305,19 @@ def serve(read, write, about):
     """Answer questions until there are no more; the submission's own code runs here."""
     questions, answers = Connection(int(read), writable=False), Connection(int(write), readable=False)
     about = json.loads(about)
+    import numba
+
+    from reference_numpy import compare, pairs  # noqa: F401  what a submission may import, with its compiled loops
+    from tutorials.assignment import tasks
+
+    tasks.add_tiny_net()
+    numba.set_num_threads(1)
+    warm()
     if about["torch"]:
         from tutorials.assignment import score
 
         handle = score.answer
     else:
-        import numba
-
-        from reference_numpy import compare, pairs  # noqa: F401  what a submission may import, with its compiled loops
-        from tutorials.assignment import tasks
-
-        tasks.add_tiny_net()
-        numba.set_num_threads(1)
-        warm()
 
         def handle(find, question):
             if question["question"] == "import":
@@ -355,4 +356,5 @@ def warm():
 
 
 if __name__ == "__main__":
+    sys.modules["tutorials.assignment.sandbox"] = sys.modules["__main__"]  # for score.py, which would import it again
     serve(*sys.argv[1:])

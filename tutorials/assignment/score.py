@@ -64,6 +64,8 @@ def answer(find, question):
 def load(find, name):
     """Make the net that "module:Class" or a checkpoint's name says."""
     if ":" not in name:
+        if not (find.folder / name).is_file():
+            raise Failure(f"there is no {name}")
         return koch.load_checkpoint(find.folder / name)
     net = find(name.replace(":", "."))()
     if missing := [needed for needed in ("size", "features", "logit") if not hasattr(net, needed)]:
