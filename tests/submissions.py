@@ -1,6 +1,10 @@
-"""Submissions for the tests of the marking: a right one, right ones with one planted mistake, and hostile ones."""
+"""Submissions for the tests of the marking: a right one, right ones with one planted mistake, and hostile ones.
+
+    python tests/submissions.py FOLDER    write thirty made-up submissions, a course's worth, into a new folder
+"""
 
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -169,3 +173,33 @@ HOSTILE = {  # name: module and text; what each of them does to others is nothin
         "    except OSError:\n        pass\n",
     ),
 }
+
+NAMES = (
+    "Ada Alan Barbara Claude Dana Edsger Frances Grace Hedy Ivan John Katherine Leslie Margaret Niklaus Ole Peter Radia "
+    "Sophie Tim Ursula Vint Wendy Xin Yann Zohar Emmy Kurt Maria Paul"
+).split()
+
+
+def thirty(folder):
+    """Write thirty: five hostile, two right, five unfinished, the empty starter, seventeen with one mistake each."""
+    hostile = "hangs", "crashes", "patches", "exits", "imports_torch"
+    kinds = [*hostile, "right", "right", "empty", *(MODULES[:n] for n in range(1, 6))]
+    kinds += MISTAKES[:: len(MISTAKES) // 17][:17]
+    for i, name in enumerate(sorted(NAMES)):
+        kind = kinds[i * 7 % 30]  # in no order
+        texts = {module: solution(module) for module in MODULES}
+        if kind in HOSTILE:
+            module, text = HOSTILE[kind]
+            texts |= {module: f"OUTSIDE = '..'\n{text}"}
+        elif kind == "empty":
+            texts = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
+        elif isinstance(kind, Mistake):
+            texts[kind.module] = texts[kind.module].replace(kind.old, kind.new)
+        elif kind != "right":
+            starter = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
+            texts = starter | {module: texts[module] for module in kind}
+        write(folder / name.lower(), **texts)
+
+
+if __name__ == "__main__":
+    thirty(Path(sys.argv[1]))

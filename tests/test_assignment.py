@@ -163,6 +163,14 @@ def test_what_is_wrong_is_said_in_plain_words(answer, said):
     assert re.fullmatch(said, tasks.wrong(answer, np.array([1.0, 2.0, 3.0]), "it"))
 
 
+@pytest.mark.parametrize("answer", [None, 1, "x", (), {}, np.ones((2, 2)), (1, 2, 3, 4), {"w": (None,)}, True])
+def test_no_answer_stops_the_marking(answer):
+    for some in cases.make_cases(0).values():
+        for case in (case for case in some if case.question != "threads"):  # whose answer is True
+            wanted = None if case.judge else (np.ones(3), None, {"w": np.ones(2)}, True, "x", (1.0,))
+            assert tasks.verdict(case, answer, wanted) and tasks.verdict(case, (answer,) * 6, wanted)
+
+
 def test_a_dict_is_compared_name_by_name():
     wanted = {"w": np.ones(2), "b": np.zeros(1)}
     assert tasks.wrong({"w": np.ones(2), "b": np.zeros(1)}, wanted) == ""

@@ -6,6 +6,7 @@ import codeop
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -136,6 +137,24 @@ def test_links_and_pictures_lead_somewhere(path):
 def test_figures_are_small():
     for path in (ROOT / "tutorials" / "figures").iterdir():
         assert path.stat().st_size < 80_000, path.name
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_a_notebook_that_is_run_alone_fetches_the_project(tmp_path):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    project.mkdir(), elsewhere.mkdir()
+    (project / "koch.py").write_text("print('fetched')\n")
+    (project / "requirements.txt").write_text("")
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", *arguments], cwd=project, check=True)
+    for address, said in ((str(project), "fetched\n"), ("", "")):
+        book = json.loads(build.notebook(TUTORIALS[0].read_text(), address))
+        source = "".join(book["cells"][0]["source"]) + "\nimport koch\n"
+        place = elsewhere / ("with" if address else "without")
+        place.mkdir()
+        done = subprocess.run([sys.executable, "-c", source], cwd=place, capture_output=True, text=True)
+        assert done.stdout == said and ("set PROJECT" in done.stderr) == (not address), done.stderr
 
 
 # build.py -------------------------------------------------------------------------------------------------------------

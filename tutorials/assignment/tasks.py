@@ -240,7 +240,8 @@ def wrong(answer, wanted, name="the result"):
         parts = (wrong(a, w, f"part {i + 1} of {name}") for i, (a, w) in enumerate(zip(answer, wanted)))
         return next(filter(None, parts), "")
     if wanted is None or isinstance(wanted, (bool, str)):
-        return "" if answer is wanted or answer == wanted else f"{name} is {answer!r:.60}, not {wanted!r}"
+        is_so = type(answer) is type(wanted) and answer == wanted
+        return "" if is_so else f"{name} is {answer!r:.60}, not {wanted!r}"
     if isinstance(answer, (dict, tuple, list, str)) or answer is None:
         return f"{name} is {answer!r:.60}, not numbers"
     answer, wanted = np.asarray(answer), np.asarray(wanted)
@@ -260,12 +261,15 @@ def wrong(answer, wanted, name="the result"):
 
 
 def verdict(case, answer, wanted):
-    """Return "" if the answer to a case is right, else one line in plain words."""
-    if case.judge:
-        try:
-            return case.judge(answer)
-        except Exception as error:  # an answer of a kind that the judge did not think of
-            return f"the answer is not of the kind that was asked for ({type(error).__name__})"
+    """Return "" if the answer to a case is right, else one line in plain words; never raise an error."""
+    try:
+        return " ".join((case.judge(answer) if case.judge else compared(case, answer, wanted)).split())
+    except Exception as error:  # an answer of a kind that nobody thought of
+        return f"the answer is not of the kind that was asked for ({type(error).__name__})"
+
+
+def compared(case, answer, wanted):
+    """Return "" if the answer is the reference's, else what is wrong with which part of it."""
     if case.names and isinstance(wanted, tuple) and isinstance(answer, (tuple, list)) and len(answer) == len(wanted):
         return next(filter(None, map(wrong, answer, wanted, case.names)), "")
     return wrong(answer, wanted, case.names[0] if len(case.names) == 1 else "the result")
