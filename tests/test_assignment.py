@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 from submissions import HOSTILE, MISTAKES, MODULES, ROOT, STARTER, solution, write
 
+from reference_numpy.files import Trials
 from reference_numpy.terminal import UserError
-from tutorials.assignment import cases, mark, sandbox, tasks
+from tutorials.assignment import cases, mark, sandbox, score, tasks
 from tutorials.assignment.tasks import TASKS
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs Linux or macOS")
@@ -361,6 +362,72 @@ def test_the_table_has_a_row_for_each_and_the_picture_is_small(marked):
     assert (out / "marks.png").stat().st_size < 80_000
     with Image.open(out / "marks.png") as image:
         assert len(image.convert("RGB").getcolors()) > 10
+
+
+@posix
+def test_links_pipes_and_huge_files_are_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(mark, "LARGEST", 10)
+    submission = tmp_path / "submissions" / "odd"
+    write(submission, layers="x = 1\n", large="x = 1234567\n")
+    (submission / "link.py").symlink_to(submission / "layers.py")
+    (submission / "elsewhere").symlink_to(tmp_path)
+    os.mkfifo(submission / "pipe")
+    (submission / "data").mkdir()
+    (submission / "data" / "w").write_text("1")
+    seen = mark.for_all({"odd": submission}, lambda name, copy, hidden: sorted(p.name for p in copy.rglob("*")), 1)
+    assert seen == {"odd": ["data", "layers.py", "w"]}
+
+
+PIXELS_NET = """
+class Net:
+    size = 35
+
+    def features(self, images):
+        return images.flatten(1)
+
+    def logit(self, h1, h2):
+        return (h1 * h2).sum(1) / (h1.norm(dim=1) * h2.norm(dim=1))
+"""
+DEAD_NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    size = 35
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1225, 1)
+
+    def features(self, images):
+        return self.layer(images.flatten(1))
+
+    def logit(self, h1, h2):
+        return 0 * h1[:, 0]
+"""
+
+
+@posix
+def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path):
+    nets = tmp_path / "nets"
+    write(nets / "pixels", net=PIXELS_NET)
+    write(nets / "dead", net=DEAD_NET)
+    write(nets / "none", net="class Net: pass\n")
+    write(nets / "prints", net="import sys\nsys.exit()\n")
+    images = (np.random.default_rng(0).random((60, 105, 105)) < 0.1).astype(np.uint8)
+    images[40:] = images[:20]
+    trials = {"within": Trials(images, np.arange(40, 60), np.tile(np.arange(20), (20, 1)), np.arange(20))}
+    found = {path.name: score.score(path, "net:Net", trials) for path in sorted(nets.iterdir())}
+    assert found["pixels"]["within"]["right"] == 20 and found["pixels"]["parameters"] == 0
+    assert found["dead"]["within"]["right"] == 0 and found["dead"]["parameters"] == 1226
+    assert "has no size" in found["none"]["failure"] and "sys.exit" in found["prints"]["failure"]
+    (nets / "pixels" / "best.pt").write_bytes(b"x")
+    assert "is not a checkpoint" in score.score(nets / "pixels", "best.pt", trials)["failure"]
+    assert score.score(nets / "dead", "best.pt", trials) == {"failure": "there is no best.pt"}
+    rows = {name: {"within": {"seconds": 1.0}} | row for name, row in found.items()}
+    score.write_scores(rows, trials, {}, tmp_path / "out")
+    assert (tmp_path / "out" / "scores.csv").read_text("utf-8-sig").startswith("student,parameters,within")
+    assert (tmp_path / "out" / "scores.png").stat().st_size < 80_000
 
 
 @posix

@@ -32,7 +32,8 @@ from tutorials.assignment.sandbox import Failure, Sandbox  # noqa: E402
 from tutorials.assignment.tasks import TASKS  # noqa: E402
 
 MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolution, ...
-AT_ONCE = max(1, min(8, (os.cpu_count() or 2)))  # submissions
+AT_ONCE = max(1, min(8, os.cpu_count() or 1))  # submissions
+LARGEST = 1 << 30  # bytes of a file that is copied
 COMPULSORY, VARIANTS = ([task for task in TASKS if task.number.isdigit() == is_so] for is_so in (True, False))
 
 
@@ -117,6 +118,8 @@ def mark_reference(prepared, folder):
 
 def find_submissions(folder):
     """Return {name: folder} of the submissions in a folder, which may be one itself. Raises UserError."""
+    if os.name != "posix":
+        raise UserError("submissions are marked on Linux, macOS or Windows' Subsystem for Linux, which can limit them")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name the one with a folder for each submission")
     if any((folder / f"{module}.py").is_file() for module in MODULES):
@@ -137,15 +140,25 @@ def for_all(submissions, work, at_once=AT_ONCE):
         hidden = [temporary, *{str(path.resolve().parent) for path in submissions.values()}]
 
         def one(name):
-            copy = Path(temporary, str(len(name)) + "-" + name)
-            skip = shutil.ignore_patterns("__pycache__", ".git", ".ipynb_checkpoints")
-            shutil.copytree(submissions[name], copy, symlinks=True, ignore=skip)
+            copy = Path(temporary, name)
+            try:
+                shutil.copytree(submissions[name], copy, ignore=left_out)
+            except OSError:  # what cannot be read is not there
+                copy.mkdir(exist_ok=True)
             return work(name, copy, hidden)
 
         for name, result in zip(submissions, pool.map(one, submissions)):
             results[name], done = result, done + 1
             terminal.progress("marking", done, len(submissions), name)
     return results
+
+
+def left_out(folder, names):
+    """Return what is not copied of a submission: links, pipes and devices, huge files, and what tools leave behind."""
+    paths = {name: Path(folder, name) for name in names}
+    plain = {n for n, p in paths.items() if not p.is_symlink() and (p.is_dir() or p.is_file())}
+    large = {n for n in plain if paths[n].is_file() and paths[n].stat().st_size > LARGEST}
+    return set(names) - plain | large | {"__pycache__", ".git", ".ipynb_checkpoints"} & set(names)
 
 
 def total(marks, tasks=COMPULSORY):

@@ -12,6 +12,7 @@ This is as far as the standard library goes: Python's audit hooks and Unix's res
 pranks; machine code written to break out is another matter, for which there are containers.
 """
 
+import contextlib
 import importlib
 import io
 import json
@@ -141,10 +142,8 @@ class Sandbox:
     def end(self):
         """End the process and whatever it started."""
         if self.process:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self.process.wait()
             self.to.close(), self.back.close()
             self.process = None
@@ -155,7 +154,8 @@ class Sandbox:
 
         def stop():
             ended.set()
-            os.killpg(self.process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
         watch = threading.Timer(seconds, stop)
         watch.start()
@@ -297,7 +297,8 @@ def limit(about):
             raise PermissionError(f"a submission may not use {event}")
 
     for what, most in (("AS", 8 * MEMORY if torch else MEMORY), ("FSIZE", LARGEST_FILE), ("CORE", 0), ("CPU", 600)):
-        resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (most, most))
+        with contextlib.suppress(ValueError, OSError):  # not every system has every limit
+            resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (most, most))
     sys.addaudithook(watch)
 
 
