@@ -98,9 +98,10 @@ def test_every_function_of_the_starter_belongs_to_one_task():
 def test_the_starters_modules_can_be_imported_beside_each_other(monkeypatch):
     monkeypatch.syspath_prepend(STARTER)
     for path in STARTER.glob("*.py"):
-        name = path.stem
-        spec = importlib.util.spec_from_file_location(f"starter_{name}", path)
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec = importlib.util.spec_from_file_location(f"starter_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert all(callable(getattr(module, name)) for name in functions(path))
 
 
 def test_the_points_of_the_tasks_are_100():
