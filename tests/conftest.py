@@ -69,7 +69,8 @@ class Layers:
             try:
                 return function(*arguments, **options)
             except NotImplementedError as error:
-                pytest.fail(f"{self.module.__name__}.{name} is not implemented: {error}", pytrace=False)
+                why = f"{self.module.__name__}.{name} is not implemented: {error}"
+            pytest.fail(why, pytrace=False)
 
         return call
 

@@ -1,6 +1,7 @@
 """The course's assignment: starters that keep to the reference, marks that find mistakes, hostile submissions."""
 
 import ast
+import contextlib
 import csv
 import hashlib
 import importlib
@@ -350,8 +351,9 @@ def test_printing_megabytes_changes_nothing(marked):
 def test_nothing_outside_changes_and_no_process_is_left(marked):
     done, _, (before, after), _ = marked
     assert before == after
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    assert "sandbox.py" not in left
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended in the meantime
+            assert not ("sandbox.py" in command.read_text() and "course" in command.read_text())
 
 
 @posix
