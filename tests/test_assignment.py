@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import csv
+import functools
 import hashlib
 import importlib
 import os
@@ -22,6 +23,7 @@ from reference_numpy.terminal import UserError
 from tutorials.assignment import cases, mark, sandbox, score, tasks
 from tutorials.assignment.tasks import TASKS
 
+drawn = functools.cache(cases.make_cases)
 posix = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs Linux or macOS")
 
 
@@ -115,7 +117,7 @@ def test_the_points_of_the_tasks_are_100():
 @pytest.mark.parametrize("task", mark.COMPULSORY, ids=lambda task: task.number)
 def test_the_reference_answers_every_case_rightly_whatever_the_seed(task):
     for seed in (1, 2):
-        for case in cases.make_cases(seed)[task.number]:
+        for case in drawn(seed)[task.number]:
             answer = tasks.ask(tasks.reference, case)
             assert tasks.verdict(case, answer, answer) == "", case.sentence
 
@@ -168,7 +170,7 @@ def test_what_is_wrong_is_said_in_plain_words(answer, said):
 
 @pytest.mark.parametrize("answer", [None, 1, "x", (), {}, np.ones((2, 2)), (1, 2, 3, 4), {"w": (None,)}, True])
 def test_no_answer_stops_the_marking(answer):
-    for some in cases.make_cases(0).values():
+    for some in drawn(0).values():
         for case in (case for case in some if case.question != "threads"):  # whose answer is True
             wanted = None if case.judge else (np.ones(3), None, {"w": np.ones(2)}, True, "x", (1.0,))
             assert tasks.verdict(case, answer, wanted) and tasks.verdict(case, (answer,) * 6, wanted)
