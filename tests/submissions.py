@@ -164,6 +164,26 @@ HOSTILE = {  # name: module and text; what each of them does to others is nothin
     ),
     "runs": ("layers", "import subprocess\n\n\ndef linear_forward(x, w, b):\n    subprocess.run(['true'])\n"),
     "forks": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    while True:\n        os.fork()\n"),
+    "spawns": (
+        "layers",
+        "import multiprocessing, os\n\n\ndef linear_forward(x, w, b):\n"
+        "    multiprocessing.get_context('spawn').Process(target=os.getpid).start()\n",
+    ),
+    "opens_a_folder": (
+        "layers",
+        "import os\n\n\ndef linear_forward(x, w, b):\n    there = os.open(OUTSIDE, os.O_RDONLY)\n"
+        "    os.close(os.open('written.txt', os.O_WRONLY | os.O_CREAT, dir_fd=there))\n",
+    ),
+    "changes_modes": (
+        "layers",
+        "import os\n\n\ndef linear_forward(x, w, b):\n    os.fchmod(os.open(OUTSIDE + '/kept.txt', os.O_RDONLY), 0)\n",
+    ),
+    "makes_pipes": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os.mkfifo(OUTSIDE + '/pipe')\n"),
+    "is_deaf": (
+        "layers",
+        "import threading\n\n\ndef linear_forward(x, w, b):\n"
+        "    threading.Thread(target=lambda: 7 ** 10**9, daemon=True).start()\n    return x @ w.T + b, (x, w)\n",
+    ),
     "kills": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os.kill(os.getppid(), 9)\n"),
     "reads": ("layers", "def linear_forward(x, w, b):\n    open(OUTSIDE + '/submissions/right/layers.py').read()\n"),
     "fills": ("layers", "def linear_forward(x, w, b):\n    return [bytes(1 << 30) for _ in range(100)]\n"),

@@ -6,6 +6,7 @@ import csv
 import functools
 import hashlib
 import importlib
+import io
 import os
 import re
 import subprocess
@@ -230,6 +231,15 @@ def test_nothing_else_can_be_sent(thing):
         sandbox.pack(thing)
 
 
+def test_what_would_unpack_to_too_much_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(sandbox, "LARGEST_ANSWER", 10_000)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, tree=np.zeros(1_000_000))
+    assert len(buffer.getvalue()) < 10_000
+    with pytest.raises(ValueError, match="more than an answer may have"):
+        sandbox.unpack(buffer.getvalue())
+
+
 def test_a_pickle_is_never_opened(tmp_path):
     np.savez(tmp_path / "evil.npz", tree=np.array([print], dtype=object))
     with pytest.raises(ValueError):
@@ -246,9 +256,9 @@ def run_mark(*arguments, **environment):
 
 
 def contents(folder):
-    """Return {path: checksum} of a folder's files."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Return {path: (mode, checksum)} of all that is in a folder."""
+    there = {path: path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+    return {str(path): (path.lstat().st_mode, hashlib.sha256(text).hexdigest()) for path, text in there.items()}
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +336,11 @@ SAID = {  # hostile submission: task, and what is said of it
     "connects": ("1", "a submission may not use socket"),
     "runs": ("1", "a submission may not use subprocess"),
     "forks": ("1", "a submission may not use os.fork"),
+    "spawns": ("1", "PermissionError"),
+    "opens_a_folder": ("1", "a submission may not read"),
+    "changes_modes": ("1", "a submission may not change"),
+    "makes_pipes": ("1", "a submission may not use"),
+    "is_deaf": ("1", r"took more than \d+ s"),
     "kills": ("1", "a submission may not use os.kill"),
     "reads": ("1", "a submission may not read"),
     "fills": ("1", "more memory than there is|ended the interpreter"),

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -83,7 +84,10 @@ def pack(thing):
 
 
 def unpack(message):
-    """Return what was packed. Raises ValueError, or KeyError, for bytes that are no message."""
+    """Return what was packed. Raises ValueError, or another error, for bytes that are no message."""
+    with zipfile.ZipFile(io.BytesIO(message)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > LARGEST_ANSWER:
+            raise ValueError("it would unpack to more than an answer may have")
     with np.load(io.BytesIO(message), allow_pickle=False) as kept:
         arrays = {name: kept[name] for name in kept.files}
 
@@ -137,7 +141,7 @@ class Sandbox:
         )  # fmt: skip
         os.close(theirs_in), os.close(theirs_out)
         self.to, self.back = Connection(ours_out, readable=False), Connection(ours_in, writable=False)
-        self.receive(60)
+        self.talk(b"", 60)
 
     def end(self):
         """End the process and whatever it started."""
@@ -148,8 +152,11 @@ class Sandbox:
             self.to.close(), self.back.close()
             self.process = None
 
-    def receive(self, seconds):
-        """Return the next message. Raises Failure when the process takes longer, dies or sends something else."""
+    def talk(self, message, seconds):
+        """Send a message, if it is not empty, and return what comes back, unpacked.
+
+        Raises Failure when the process takes longer, to read or to answer, when it dies, or sends something else.
+        """
         ended = threading.Event()
 
         def stop():
@@ -160,7 +167,9 @@ class Sandbox:
         watch = threading.Timer(seconds, stop)
         watch.start()
         try:
-            message = self.back.recv_bytes(LARGEST_ANSWER)
+            if message:
+                self.to.send_bytes(message)
+            answer = self.back.recv_bytes(LARGEST_ANSWER)
         except (EOFError, OSError):
             status = self.process.wait()
             why = f"it took more than {seconds:.0f} s" if ended.is_set() else f"it ended the interpreter ({status})"
@@ -168,7 +177,7 @@ class Sandbox:
         finally:
             watch.cancel()
         try:
-            return unpack(message)
+            return unpack(answer)
         except Exception as error:  # bytes that are no message
             raise Failure(f"what came back cannot be read ({type(error).__name__})", lost=True) from None
 
@@ -197,11 +206,10 @@ class Sandbox:
         message = pack({"question": question, "arguments": arguments})
         started = time.perf_counter()
         try:
-            self.to.send_bytes(message)
-            answer = self.receive(min(self.seconds, max(1, self.left)))
-        except (Failure, OSError) as error:
+            answer = self.talk(message, min(self.seconds, max(1, self.left)))
+        except Failure:
             self.end()
-            raise error if isinstance(error, Failure) else Failure("it ended the interpreter", lost=True) from None
+            raise
         finally:
             seconds = time.perf_counter() - started
             self.left -= seconds
@@ -267,12 +275,10 @@ def limit(about):
     hidden = tuple(os.path.realpath(path) + os.sep for path in about["hidden"])
     forbidden = () if torch else ("torch", "koch")
     real, fspath, separator, writes = os.path.realpath, os.fspath, os.sep, os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    refused, paths, inside = REFUSED, PATHS, folder + os.sep
+    refused, paths, inside, is_folder = REFUSED, PATHS, folder + os.sep, os.path.isdir
 
     def within(path):
-        if isinstance(path, int):  # open already
-            return True
-        return (real(os.fsdecode(fspath(path))) + separator).startswith(inside)
+        return not isinstance(path, int) and (real(os.fsdecode(fspath(path))) + separator).startswith(inside)
 
     def watch(event, arguments):
         if event == "open":
@@ -282,11 +288,12 @@ def limit(about):
             writing = flags & writes if flags is not None else set(mode or "r") & set("wax+")
             if writing and not within(path) and path != os.devnull:
                 raise PermissionError(f"a submission may not write {path}")
-            if not within(path) and (real(os.fsdecode(fspath(path))) + separator).startswith(hidden):
+            place = real(os.fsdecode(fspath(path))) + separator
+            if not within(path) and (place.startswith(hidden) or is_folder(place)):  # a folder's number leads past this
                 raise PermissionError(f"a submission may not read {path}")
         elif event in ("os.listdir", "os.scandir"):
             path = arguments[0] or "."
-            if hidden and not within(path) and (real(path) + separator).startswith(hidden):
+            if not within(path) and (isinstance(path, int) or (real(path) + separator).startswith(hidden)):
                 raise PermissionError("a submission may not look there")
         elif event in paths:
             if not all(within(arguments[i]) for i in paths[event]):
@@ -296,6 +303,15 @@ def limit(about):
         elif event.startswith(refused):
             raise PermissionError(f"a submission may not use {event}")
 
+    def no(*_, **__):
+        raise PermissionError("a submission may not use this function")
+
+    import _posixsubprocess  # it and two functions of os are not audited
+    import posix
+
+    for module, name in ((posix, "mkfifo"), (posix, "mknod"), (os, "mkfifo"), (os, "mknod"), (subprocess, "_fork_exec"),
+                         (_posixsubprocess, "fork_exec")):  # fmt: skip
+        setattr(module, name, no)
     for what, most in (("AS", 8 * MEMORY if torch else MEMORY), ("FSIZE", LARGEST_FILE), ("CORE", 0), ("CPU", 600)):
         with contextlib.suppress(ValueError, OSError):  # not every system has every limit
             resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (most, most))
