@@ -195,8 +195,8 @@ HOSTILE = {  # name: module and text; what each of them does to others is nothin
 }
 
 NAMES = (
-    "Ada Alan Barbara Claude Dana Edsger Frances Grace Hedy Ivan John Katherine Leslie Margaret Niklaus Ole Peter Radia "
-    "Sophie Tim Ursula Vint Wendy Xin Yann Zohar Emmy Kurt Maria Paul"
+    "Ada Alan Barbara Claude Dana Edsger Frances Grace Hedy Ivan John Katherine Leslie Margaret Niklaus Ole Peter "
+    "Radia Sophie Tim Ursula Vint Wendy Xin Yann Zohar Emmy Kurt Maria Paul"
 ).split()
 
 

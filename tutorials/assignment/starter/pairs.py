@@ -22,7 +22,7 @@ def draw_pairs(drawings, n_pairs, rng):
     Returns Pairs: a same pair is of two different drawings, a different one of two characters of one alphabet, each
     by any drawer. Drawn directly: nothing is drawn and thrown away. Raises UserError when no alphabet is left.
     """
-    raise NotImplementedError("Task 10: draw two places of an alphabet directly, the second so many steps after the first")
+    raise NotImplementedError("Task 10: draw two places of an alphabet directly, the second some steps after the first")
 
 
 # Task 12 --------------------------------------------------------------------------------------------------------------
