@@ -91,6 +91,15 @@ def draw(seed):
     return np.random.default_rng(seed)
 
 
+N_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Give torch its threads back: where Numba takes OpenMP's, both have one number of them, and Numba has set it."""
+    torch.set_num_threads(N_THREADS)
+
+
 WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip files"
 
 
