@@ -206,6 +206,16 @@ def test_output_that_was_missing_is_put_in_and_that_of_nothing_goes():
     assert build.join(ran("```python\nx = 1\n```\n\n```text\n1\n```\nend\n")[1]) == "```python\nx = 1\n```\nend\n"
 
 
+def test_a_block_that_is_left_out_keeps_its_output(monkeypatch):
+    page = PAGE.replace("```python\n", "```python mnist\n").replace("a 0.25\n```\n\nB", "stored\n```\n\nB")
+    monkeypatch.setattr(build, "mnist_at_hand", lambda: False)
+    old, new = ran(page)
+    assert "stored" in build.join(new) and build.differences(old, new) == []
+    monkeypatch.setattr(build, "mnist_at_hand", lambda: True)
+    old, new = ran(page)
+    assert "a 0.25" in build.join(new) and len(build.differences(old, new)) == 1
+
+
 def test_blocks_share_their_names():
     assert "```text\n3\n```" in build.join(ran("```python\nx = 3\n```\n\n```python\nprint(x)\n```\n")[1])
 
