@@ -495,7 +495,7 @@ def image_features(model, images):
     training = getattr(model, "training", False)
     if training:
         model.eval()
-    h = torch.cat([model.features(to_input(part, model.size)) for part in images.split(128)])
+    h = torch.cat([torch.as_tensor(model.features(to_input(part, model.size))) for part in images.split(128)])
     if training:
         model.train()
     return h
@@ -511,7 +511,7 @@ def one_shot_answers(model, trials, h=None):
         h = image_features(model, trials.images[used])
     # Logits, not probabilities: a float32 sigmoid is exactly 1 from logit 16.7 on, and makes ties.
     few = places.split(10)  # trials at a time, so that they stay in the processor's cache
-    logits = torch.cat([model.logit(h[part[:, :1]], h[part[:, 1:]]) for part in few]).float().cpu()  # (n_trials, n_way)
+    logits = torch.cat([torch.as_tensor(model.logit(h[part[:, :1]], h[part[:, 1:]])) for part in few]).float().cpu()
     clear = ((logits == logits.amax(1, keepdim=True)).sum(1) == 1) & ~logits.isnan().any(1)
     return torch.where(clear, logits.argmax(1), -1)
 

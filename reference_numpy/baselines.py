@@ -5,13 +5,28 @@ Both have a net's interface over NumPy arrays, so that whatever answers trials w
     features(images) -> h: (N, D)    images: (N, 1, H, W) in [0, 1], 1 = ink; whatever np.asarray understands
     logit(h1, h2) -> (N,)            the larger, the more alike; h1, h2: (N, D), the features of the two drawings
 
-Of Lake's 400 trials the first answers 87 right (21.75 %), the second 245 (61.25 %; his demo's error is 38.75 %).
+Of Lake's 400 trials the first answers 87 right (21.75 %), the second 245 (61.25 %; his demo's error is 38.75 %):
+python -m reference_numpy baselines
 """
 
 import numpy as np
 from numba import prange
 
+from . import data
 from .jit import kernel
+
+
+def compare(folder=""):
+    """Print how many of Lake's 400 trials both baselines answer right. Raises UserError when there are no trials."""
+    trials = data.load_lake(folder)
+    rows = [(scorer.name, accuracy(scorer, trials), 400) for scorer in (PixelNearestNeighbour(), ModifiedHausdorff())]
+    data.print_trials("Lake's 400 one-shot trials, without a net", [*rows, ("chance (20-way)", 1 / 20, None)])
+
+
+def accuracy(scorer, trials):
+    """Return the fraction of trials that a baseline answers right."""
+    answers = data.one_shot_answers(lambda images: scorer.features(images[:, None]), scorer.logit, trials)
+    return (answers == trials.answers).mean()
 
 
 class PixelNearestNeighbour:

@@ -5,11 +5,9 @@ after a warm-up, the rate, and the ratio to torch in float32 on the same number 
 the package that imports torch, and it does so when it runs.
 """
 
-import contextlib
 import csv
 import importlib
 import importlib.util
-import io
 import multiprocessing
 import os
 import statistics
@@ -22,9 +20,9 @@ import numba
 import numpy as np
 from numba import prange
 
-from . import convolution, layers, network
+from . import convolution, layers
 from .jit import kernel
-from .terminal import UserError, written_whole
+from .data import UserError
 
 FOLDER = Path("runs") / "compare"
 PATIENCE = 30.0  # seconds: a rung that would take longer for a case is left out, and the table says how long
@@ -423,13 +421,11 @@ def compare(module="", quick=False, limit=20.0):
             rows += compare_case(case, rng, student, product)
     if student:
         student.stop()
-    rows += [row for size in ((35,) if quick else (35, 105)) for row in compare_nets(size, rng, product)]
-    with written_whole(FOLDER / "compare.csv") as file:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with open(FOLDER / "compare.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-        file.write(text.getvalue().encode())
     draw_roofline(rows, product, bandwidth, FOLDER / "roofline.png")
     print_summary(rows)
     print(f"\nin {FOLDER}/: compare.csv, roofline.png")
@@ -504,73 +500,6 @@ def row_of(case, name, measured, exact, product, rows):
     return row
 
 
-def compare_nets(size, rng, product):
-    """Measure the whole siamese net, 32 pairs, forwards and backwards, by torch and by the reference."""
-    import torch
-    import torch.nn.functional as functional
-
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    import koch
-
-    torch.manual_seed(0)
-    nets = {dtype: koch.SiameseNet(size).to(dtype).train() for dtype in (torch.float64, torch.float32)}
-    nets[torch.float64].load_state_dict(nets[torch.float32].state_dict())
-    parameters = {name: tensor.numpy().copy() for name, tensor in nets[torch.float32].state_dict().items()}
-    names = [name for name, _ in nets[torch.float32].named_parameters()]
-    images = [rng.random((32, 1, size, size), np.float32) for _ in range(2)]  # no ties: a pool's choice is rounding's
-    same = np.arange(32) % 2
-
-    def by_torch(dtype):
-        net, wanted = nets[dtype], torch.from_numpy(same).to(dtype)
-        x1, x2 = (torch.from_numpy(x).to(dtype) for x in images)
-
-        def forward():
-            loss = functional.binary_cross_entropy_with_logits(net.logit(net.features(x1), net.features(x2)), wanted)
-            return loss.detach().numpy(), loss
-
-        return forward, lambda dout, loss: tuple(g.numpy() for g in torch.autograd.grad(loss, list(net.parameters())))
-
-    def forward():
-        logits, cache = network.siamese_forward(parameters, *images, training=True)
-        loss, bce = layers.bce_with_logits_forward(logits, same)
-        return loss, (bce, cache)
-
-    def backward(dout, cache):
-        gradients = network.siamese_backward(layers.bce_with_logits_backward(dout, cache[0]), cache[1])
-        return tuple(gradients[name] for name in names)
-
-    exact = measure(*by_torch(torch.float64), (), 1.0, budget=0)
-    case = Case("siamese net", f"size {size}, 32 pairs", None, None, tuple(names), 64 * 3 * twin_flops(size), 1.0)
-    print(f"{case.operation}, {case.shape}: the twins, the join and the cross-entropy")
-    print_header(("loss", "gradients"))
-    rows = []
-    for name, functions in (("torch", by_torch(torch.float32)), ("reference", (forward, backward))):
-        time.sleep(PAUSE)
-        measured = measure(*functions, (), 1.0, 3 * BUDGET)
-        largest = max(float(np.abs(g).max()) for g in exact.gradients)
-        with contextlib.redirect_stdout(io.StringIO()):
-            row = row_of(case, name, measured, exact, product, rows)
-        row = {key: value for key, value in row.items() if "error" not in key}
-        row["relative_error_out"] = abs(float(measured.out) - float(exact.out)) / float(exact.out)
-        differences = [float(np.abs(g - e).max()) for g, e in zip(measured.gradients, exact.gradients)]
-        row["relative_error_gradients"] = max(differences) / largest
-        rows.append(row)
-        print(
-            f"  {name:14}{1e3 * row['forward_s']:9.2f}{1e3 * row['backward_s']:10.2f}{row['flop_per_s'] / 1e9:9.1f}"
-            f"{row['of_product_rate']:9.1%}{row['ratio_to_torch']:9.2f}{row['first_s']:8.2f}s{'':11}"
-            f"{row['relative_error_out']:10.0e}{row['relative_error_gradients']:10.0e}"
-        )
-    print(flush=True)
-    return rows
-
-
-def twin_flops(size):
-    """Count the floating-point operations of one twin forwards, for one image."""
-    outputs = {105: (96, 42, 18, 6), 35: (32, 16, 16, 8, 8, 4)}[size]
-    shapes = zip(network.CONVOLUTIONS[size], outputs)
-    return 2 * (sum(F * C * KH * KW * side * side for (F, C, KH, KW), side in shapes) + np.prod(network.LINEAR[size]))
-
-
 def in_time(seconds):
     """Say seconds in words."""
     for unit, name in ((3600, "hours"), (60, "minutes")):
@@ -580,7 +509,7 @@ def in_time(seconds):
 
 
 def print_summary(rows):
-    """Print what the ladder gains, from the rows of the convolutions and the nets."""
+    """Print what the ladder gains, from the rows of the convolutions."""
     times = {
         (row["operation"], row["shape"], row["implementation"]): row["forward_s"] + row["backward_s"]
         for row in rows
@@ -588,9 +517,9 @@ def print_summary(rows):
     }
     print("in short, forwards and backwards")
     ladder = ("loops", "taps"), ("loops", "numba"), ("numba", "blocked"), ("im2col", "blocked"), ("torch", "blocked")
-    for slow, fast in (*ladder, ("torch", "reference")):
+    for slow, fast in ladder:
         for (operation, shape, name), seconds in times.items():
-            if name == fast and operation in ("conv2d", "siamese net") and (operation, shape, slow) in times:
+            if name == fast and operation == "conv2d" and (operation, shape, slow) in times:
                 ratio = times[operation, shape, slow] / seconds
                 print(f"  {fast:>9} is {ratio:8.2f} times as fast as {slow:7} {operation}, {shape}")
 
@@ -624,5 +553,4 @@ def draw_roofline(rows, product, bandwidth, path):
     axes.set(yscale="log", ylabel="rate, forwards and backwards (GFLOP/s)")
     axes.grid(alpha=0.3, which="both")
     picture.legend(loc="outside right upper", fontsize=8)
-    with written_whole(path) as file:
-        picture.savefig(file, format="png", dpi=110)
+    picture.savefig(path, dpi=110)

@@ -1,9 +1,96 @@
-"""Minibatches and one-shot trials as koch.py draws them, in NumPy (§3.2, §4.3); files.py reads the drawings."""
+"""Drawings as koch.py keeps them, and minibatches and one-shot trials as koch.py draws them, in NumPy (§3.2, §4)."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from .files import Trials
-from .terminal import UserError
+
+class UserError(Exception):
+    """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
+
+
+# § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
+
+
+class Drawings(NamedTuple):
+    """Hold the drawings of many characters.
+
+    images: (characters, drawers, H, W) uint8, 0 or 1; 1 = ink, 0 = paper
+    alphabet: (characters,) int64, each character's alphabet, an index into names
+    names: the alphabets' names
+    """
+
+    images: np.ndarray
+    alphabet: np.ndarray
+    names: tuple
+
+
+class Trials(NamedTuple):
+    """Hold one-shot trials: which of n_way support images is of the test image's character?
+
+    images: (n, H, W), 1 = ink: the drawings that trials point into
+    test: (n_trials,) int64, the test images, as indices into images
+    support: (n_trials, n_way) int64, the support images, one of each character
+    answers: (n_trials,) int64, the right position in support, 0..n_way - 1
+    """
+
+    images: np.ndarray
+    test: np.ndarray
+    support: np.ndarray
+    answers: np.ndarray
+
+
+def find_arrays(name, folder=""):
+    """Return the path of the arrays that koch.py keeps, in folder, else $KOCH_DATA, else data/; None if there are none.
+
+    Where koch.py could not write into that folder, they are in data/.
+    """
+    places = Path(folder or os.environ.get("KOCH_DATA") or "data"), Path("data")
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def load_arrays(name, folder=""):
+    """Return the arrays of a .npz file of koch.py as a dict, its bits unpacked as images. Raises UserError."""
+    path = find_arrays(name, folder)
+    if path is None:
+        raise UserError(f"there is no {name} in {folder or 'data'}/; run python koch.py train first: it keeps it there")
+    try:
+        with np.load(path) as kept:
+            return dict(kept) | {"images": np.unpackbits(kept["bits"], axis=-1, count=105)}
+    except Exception as error:  # NumPy raises whatever a damaged file makes it stumble over
+        raise UserError(f"{path} is damaged ({error}); delete it and run python koch.py train") from error
+
+
+def load_splits(data_set="auto", folder=""):
+    """Load training, validation and test Drawings (30, 10 and 10 alphabets), and their data set's name.
+
+    data_set: "omniglot", "invented" or "auto", for Omniglot where it is at hand; folder: "" for $KOCH_DATA, else data/
+    Raises UserError when they are missing or damaged.
+    """
+    if data_set == "auto":
+        data_set = "omniglot" if find_arrays("omniglot.npz", folder) else "invented"
+    kept, splits = load_arrays(f"{data_set}.npz", folder), []
+    for first, end in ((0, 30), (30, 40), (40, 50)):
+        chosen = (kept["alphabet"] >= first) & (kept["alphabet"] < end)
+        names = tuple(kept["names"][first:end].tolist())
+        splits.append(Drawings(kept["images"][chosen], kept["alphabet"][chosen] - first, names))
+    return *splits, data_set
+
+
+def load_lake(folder=""):
+    """Load Lake's 400 one-shot trials, 20-way, each within one alphabet (§4.3). Raises UserError."""
+    kept = load_arrays("lake.npz", folder)
+    return Trials(*(kept[name] for name in Trials._fields))
+
+
+def wilson_interval(n_right, n, z=1.96):
+    """Return Wilson's 95 % interval of a fraction, (low, high) in 0..1: 368 right of 400 give 0.889..0.943."""
+    p, centre = n_right / n, (n_right + z * z / 2) / (n + z * z)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
 
 # § 3.2 Learning: what a minibatch is ----------------------------------------------------------------------------------
 
@@ -38,9 +125,9 @@ def affine(images, theta, rho_x, rho_y, s_x, s_y, t_x, t_y):
     xx, xy = cos * (1 + s_x) - sin * rho_y, cos * rho_x - sin * (1 + s_y)
     yx, yy = sin * (1 + s_x) + cos * rho_y, sin * rho_x + cos * (1 + s_y)
     x, y = (np.arange(W) * 2 + 1) / W - 1, ((np.arange(H) * 2 + 1) / H - 1)[:, None]
-    column = lambda number: number[:, None, None]  # noqa: E731
-    old_x = ((column(xx) * x + column(xy) * y + column(t_x) + 1) * W - 1) / 2  # (N, H, W) in pixels
-    old_y = ((column(yx) * x + column(yy) * y + column(t_y) + 1) * H - 1) / 2
+    xx, xy, yx, yy, t_x, t_y = (number[:, None, None] for number in (xx, xy, yx, yy, t_x, t_y))  # (N, 1, 1) each
+    old_x = ((xx * x + xy * y + t_x + 1) * W - 1) / 2  # (N, H, W) in pixels
+    old_y = ((yx * x + yy * y + t_y + 1) * H - 1) / 2
     left, top = np.floor(old_x).astype(int), np.floor(old_y).astype(int)
     padded = np.zeros((N, H + 2, W + 2), images.dtype)  # a margin of paper
     padded[:, 1:-1, 1:-1] = images[:, 0]
@@ -98,6 +185,14 @@ def one_shot_trials(drawings, n_way, n_trials, rng):
         test.append(characters[answers[-1]] * n_drawers + test_drawer)
     images = drawings.images.reshape(-1, *drawings.images.shape[2:])
     return Trials(images, np.array(test), np.array(support), np.array(answers))
+
+
+def print_trials(title, rows):
+    """Print rows of (name, fraction right, number of trials, or None without an interval) below a title."""
+    print(f"\n{title:<60}  right   95 % interval")
+    for name, accuracy, n in rows:
+        low, high = wilson_interval(accuracy * n, n) if n else (0, 0)
+        print(f"  {name:<58}{100 * accuracy:6.2f} %" + (f"{100 * low:8.1f} .. {100 * high:.1f}" if n else ""))
 
 
 def one_shot_answers(features, logit, trials):

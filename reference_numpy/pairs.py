@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import layers, learning, network
-from .data import to_input
-from .terminal import UserError
+from .data import UserError, to_input
 
 
 class Pairs(NamedTuple):

@@ -1,14 +1,15 @@
 """Train the reduced net (35x35 pixels) without torch: koch.py's default recipe, with fewer steps (§3.2)."""
 
 import csv
-import io
 import json
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 
-from . import baselines, data, files, layers, learning, measures, network, tables
-from .terminal import UserError, new_folder, progress, written_whole
+from . import baselines, data, layers, learning, network
+from .data import UserError
 
 SIZE = 35  # pixels
 ALPHABETS, CHARACTERS, DRAWINGS = 4, 10, 3  # in a minibatch: 120 images, every two of an alphabet a pair
@@ -65,13 +66,12 @@ def answers(parameters, trials):
 def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     """Train a net, keep the checkpoint that is best on the validation trials, and take Lake's 400 trials with it.
 
-    data_set, folder: as in files.load_splits; steps: minibatches; seed: of every draw; name: results go to runs/NAME
+    data_set, folder: as in data.load_splits; steps: minibatches; seed: of every draw; name: results go to runs/NAME
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
     Raises UserError.
     """
-    new_folder(name, "")  # a name that will not do is said at once
-    training, validation, test, data_set = files.load_splits(data_set, folder)
-    run = new_folder(name, f"reference-{data_set}-{SIZE}-seed{seed}")
+    training, validation, test, data_set = data.load_splits(data_set, folder)
+    run = new_folder(name or f"reference-{data_set}-{SIZE}-seed{seed}")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
     rng = np.random.default_rng(seed)
     parameters, state = network.initial_parameters(SIZE, rng), {"muon": {}, "adamw": {}}
@@ -96,54 +96,70 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
             rows[-1]["validation"] = accuracy = float((answers(parameters, trials) == trials.answers).mean())
             if accuracy >= best:  # of equals the later one
                 best = accuracy
-                save_checkpoint(run / "best.npz", parameters, config, step)
-        seconds = time.perf_counter() - started
-        said = f"loss {rows[-1]['loss']:.3f}, " if rows else ""
-        said += f"best validation {100 * best:.1f} %, " if best >= 0 else ""
-        progress("training", step, steps, f"{said}{step / seconds:.1f} steps/s", seconds, keep=validating)
-    with written_whole(run / "log.csv") as file:
-        writer = csv.DictWriter(text := io.StringIO(newline=""), rows[0])
+                save_checkpoint(run / "best.npz", parameters, {"config": config, "step": step, "validation": best})
+            left = (time.perf_counter() - started) / step * (steps - step)
+            right = f"{100 * accuracy:.1f} % of the validation trials right"
+            print(f"step {step:,} of {steps:,}: loss {rows[-1]['loss']:.3f}, {right}, {left:.0f} s left", flush=True)
+    with open(run / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-        file.write(text.getvalue().encode())
-    from tutorials import pictures
-
-    pictures.draw_curves(rows, run / "curves.png", N_VALIDATION)
+    draw_curves(rows, run / "curves.png")
     parameters, _ = load_checkpoint(run / "best.npz")
     accuracy = report(parameters, test, data_set, folder)
-    print(f"\nin {run}/: best.npz, curves.png, log.csv; python koch.py oneshot {run}/best.npz reads the net")
+    print(f"\nin {run}/: best.npz, curves.png, log.csv")
     return accuracy
+
+
+def new_folder(name):
+    """Make and return runs/NAME, with a number where that is taken. Raises UserError when name is no folder's name."""
+    if Path(name).name != name:
+        raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
+    folder, n = Path("runs", name), 1
+    while folder.exists():
+        n += 1
+        folder = Path("runs", f"{name}-{n}")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def draw_curves(rows, path):
+    """Draw the loss and the validation accuracy over the steps; rows: of the log."""
+    from matplotlib.figure import Figure  # takes half a second
+
+    figure = Figure((9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], ".-", markersize=3)
+    left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
+    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
+    right.plot(*zip(*taken), ".-")
+    right.set(xlabel="step", ylabel="validation trials right (%)", xlim=left.get_xlim())
+    figure.savefig(path, dpi=110)
 
 
 def report(parameters, test, data_set, folder):
     """Take Lake's 400 trials, or 400 drawn from invented alphabets where his are not at hand; print and return."""
-    at_hand = data_set == "omniglot" or (files.data_folder(folder) / "all_runs.zip").is_file()
-    if at_hand:
-        trials, what = files.lake_runs(folder), "Lake's 400 one-shot trials, within one alphabet"
+    if data_set == "omniglot" or data.find_arrays("lake.npz", folder):
+        trials, title = data.load_lake(folder), "Lake's 400 one-shot trials, within one alphabet"
+        rows = [("people", 0.955, None), ("the paper's convolutional siamese net", 0.92, 400)]
     else:
-        rng = np.random.default_rng(TRIALS_SEED)
-        trials, what = data.one_shot_trials(test, 20, 400, rng), "400 one-shot trials within invented alphabets"
-    pixels, n = baselines.PixelNearestNeighbour(), len(trials.answers)
-    right = int((answers(parameters, trials) == trials.answers).sum())
-    by_pixels = data.one_shot_answers(lambda x: pixels.features(x[:, None]), pixels.logit, trials) == trials.answers
-    tables.print_title(what)
-    if at_hand:
-        tables.print_result("people", tables.PEOPLE_LAKE)
-        paper = measures.wilson_interval(368, 400)
-        tables.print_result("the paper's convolutional siamese net", tables.PAPER_LAKE, paper)
-    tables.print_result(f"this net, trained on {data_set}", right / n, measures.wilson_interval(right, n))
-    tables.print_result(pixels.name, by_pixels.mean())
-    tables.print_result("chance (20-way)", 1 / 20)
-    return right / n
+        trials = data.one_shot_trials(test, 20, 400, np.random.default_rng(TRIALS_SEED))
+        title, rows = "400 one-shot trials within invented alphabets", []
+    right = (answers(parameters, trials) == trials.answers).mean()
+    pixels = baselines.PixelNearestNeighbour()
+    rows += [(f"this net, trained on {data_set}", right, 400), (pixels.name, baselines.accuracy(pixels, trials), None)]
+    data.print_trials(title, [*rows, ("chance (20-way)", 1 / 20, None)])
+    return right
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(path, parameters, config, step):
-    """Save a net for load_checkpoint and for koch.py: its parameters by name, and how it was trained as JSON."""
-    with written_whole(path) as file:
-        np.savez(file, about=np.array(json.dumps({"config": config, "step": step})), **parameters)
+def save_checkpoint(path, parameters, about):
+    """Save a net for load_checkpoint: its parameters by name, and a dict of how it was trained; whole or not at all."""
+    part = path.with_suffix(".part.npz")
+    np.savez(part, about=np.array(json.dumps(about)), **parameters)
+    os.replace(part, path)
 
 
 def load_checkpoint(path):

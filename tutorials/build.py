@@ -34,8 +34,9 @@ os.environ.setdefault("MPLBACKEND", "agg")  # figures go into files, not on a sc
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from reference_numpy import files, terminal  # noqa: E402
-from reference_numpy.terminal import UserError  # noqa: E402
+import koch  # noqa: E402
+from koch import UserError  # noqa: E402
+from tutorials import common  # noqa: E402
 
 BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[[^\n]*\]\((?:\.\./)?(figures/[\w.-]+)\)\n", re.MULTILINE)
@@ -125,7 +126,7 @@ def run(path, parts, namespace, number, figures):
 def mnist_at_hand():
     """Say whether MNIST can be had."""
     try:
-        files.load_mnist()
+        koch.load_mnist()
     except UserError:
         return False
     return True
@@ -257,7 +258,7 @@ def build(number, check, address):
     paths, started = [path, FOLDER / "solutions" / path.name], time.perf_counter()
     texts = {p: p.read_text(encoding="utf-8") for p in paths if p.is_file()}
     namespace, figures, said, new = {"__name__": "__main__"}, {}, [], {}
-    *_, data = files.load_splits()
+    _, data = koch.load_data(koch.Config())
     for p, text in texts.items():
         old = split(text)
         parts = run(p.relative_to(FOLDER), old, namespace, number, figures)
@@ -269,13 +270,12 @@ def build(number, check, address):
         raise UserError(f"{path.name}: shown or named, not both: {', '.join(sorted(unlike))}")
     if not check and data == "omniglot":
         for name, image in figures.items():
-            with terminal.written_whole(FOLDER / name) as file:
-                image.save(file, "PNG", optimize=True)
+            content = io.BytesIO()
+            image.save(content, "PNG", optimize=True)
+            common.write_whole(FOLDER / name, content.getvalue())
         for p, text in new.items():
-            with terminal.written_whole(p) as file:
-                file.write(text.encode())
-        with terminal.written_whole(path.with_suffix(".ipynb")) as file:
-            file.write(notebook(new[path], address).encode())
+            common.write_whole(p, text.encode())
+        common.write_whole(path.with_suffix(".ipynb"), notebook(new[path], address).encode())
         said = []
     if not check and data != "omniglot":
         raise UserError("what the tutorials print is of Omniglot, which is not here; --check runs them without")
@@ -293,7 +293,7 @@ def build(number, check, address):
 
 def main():
     """Run the command line; return the exit status: 0, 1 when something differs or fails, 2 for bad input."""
-    parser = terminal.Parser(prog="tutorials/build.py", description=__doc__.splitlines()[0])
+    parser = common.Parser(prog="tutorials/build.py", description=__doc__.splitlines()[0])
     every = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
     parser.add_argument("number", nargs="*", help="tutorials to build (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
@@ -305,7 +305,7 @@ def main():
     if len(numbers) > 1:  # each in a process of its own, as a reader would
         more = ["--check"] * options.check + ["--address", options.address]
         return max(subprocess.run([sys.executable, __file__, number, *more]).returncode for number in numbers)
-    return terminal.guarded("tutorials/build.py", lambda: build(numbers[0], options.check, options.address))
+    return common.guarded("tutorials/build.py", lambda: build(numbers[0], options.check, options.address))
 
 
 if __name__ == "__main__":

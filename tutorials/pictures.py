@@ -1,24 +1,21 @@
-"""Every picture that the commands make, with the same colours for the same thing throughout.
+"""The pictures of the lessons and studies, with the same colours for the same thing throughout.
 
-Each function draws a PNG of less than 80 KB, dark on white, and writes it whole or not at all. Matplotlib takes half a
-second to import, so that only what needs it does so; draw_ranking does without.
+Each function draws a PNG of less than 80 KB, dark on white, and writes it whole or not at all.
 """
 
 import io
 import math
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageColor
 
-from reference_numpy.terminal import written_whole
+from tutorials.common import write_whole
 
 # The hues of Okabe and Ito and of Tol, which every kind of colour vision tells apart; no meaning hangs on colour alone.
 OURS, PIXELS, CHANCE, PAPER = "#0072b2", "#e69f00", "#666666", "#cc79a7"  # whose accuracy it is
 SAME, DIFFERENT = "#56b4e9", "#882255"  # what is true of a pair
 RIGHT, WRONG = "#009e73", "#d55e00"  # answers
 INK, FRAME = "black", "#cccccc"  # what is asked about; what there is nothing to say about, and grids
-N_WRONG, N_QUERIES, N_CLASSES = 20, 20, 7  # drawn at most
-SIDE, WIDE, TEXT = 70, 100, 16  # pixels in draw_ranking: an image, a column, a line of text
 
 
 def new_figure(width, height):
@@ -32,8 +29,10 @@ def save(figure, path):
     """Write a Matplotlib figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    with Image.open(buffer) as image, written_whole(path) as file:
-        in_few_colours(image.convert("RGB")).save(file, "PNG", optimize=True)
+    small = io.BytesIO()
+    with Image.open(buffer) as image:
+        in_few_colours(image.convert("RGB")).save(small, "PNG", optimize=True)
+    write_whole(path, small.getvalue())
 
 
 def in_few_colours(page, palette=None):
@@ -78,88 +77,7 @@ def draw_image(axes, image, x, y, colour=FRAME, title=""):
     axes.text(x + 0.45, y + 0.15, title, fontsize=7.5, ha="center", va="bottom")
 
 
-# A training -----------------------------------------------------------------------------------------------------------
-
-
-def draw_curves(rows, path, n_validation=320):
-    """Draw the loss and the validation accuracy over the steps, the best marked.
-
-    rows: of the log, one or more: {"step", "loss" in nats, "validation": fraction or None where none was taken}
-    n_validation: how many validation trials there are
-    A loss of less than 1e-8 is drawn as 1e-8: a logarithmic axis has no 0.
-    """
-    from matplotlib.ticker import LogFormatter
-
-    figure = new_figure(9, 3.2)
-    left, right = figure.subplots(1, 2)
-    left.plot([row["step"] for row in rows], [max(row["loss"], 1e-8) for row in rows], ".-", color=OURS, markersize=3)
-    label(left, "step", "training loss (nats)", yscale="log")
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter(LogFormatter())
-    label(right, "step", f"right of {n_validation} validation trials (%)", xlim=left.get_xlim())
-    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
-    if taken:
-        right.plot(*zip(*taken), ".-", color=OURS)
-        step, best = max(reversed(taken), key=lambda point: point[1])  # of equals the later one, as the checkpoint
-        right.plot(step, best, "*", color=RIGHT, markersize=13, label=f"best: {best:.1f} % at step {step:,}", zorder=3)
-        right.set_ylim(top=min(102, right.get_ylim()[1]))
-        right.legend(loc="lower right", fontsize=9)
-    else:
-        right.text(0.5, 0.5, "none taken yet", transform=right.transAxes, ha="center")
-        right.set(ylim=(0, 100))
-    save(figure, path)
-
-
-# One-shot trials ------------------------------------------------------------------------------------------------------
-
-
-def draw_trials(trials, answers, path):
-    """Draw the first one-shot trial as the paper's figures do, and the first that were answered wrong.
-
-    trials: images (n, H, W), 1 = ink; test (n_trials,) and support (n_trials, n_way) or (n_trials, n_way, n_shot),
-        indices into images, of which the first shots are drawn; answers (n_trials,), the right positions in support;
-        alphabets, each trial's name, or empty
-    answers: (n_trials,) the positions chosen, -1 where none was
-    """
-    support, answers = np.asarray(trials.support), np.asarray(answers)
-    n_shot = f" {support.shape[2]}-shot" if support.ndim == 3 else ""
-    first = trials._replace(support=support.reshape(*support.shape[:2], -1)[..., 0])  # (n_trials, n_way)
-    wrong = np.flatnonzero(answers != np.asarray(trials.answers))
-    shown = wrong[:N_WRONG]
-    n_rows = max(math.ceil(support.shape[1] / 4), min(5, len(shown)))
-    n_columns = max(1, math.ceil(len(shown) / n_rows))  # of wrong answers, three images each
-    width, height = 5.6 + 3.2 * n_columns, 0.5 + 1.2 * n_rows
-    figure = new_figure(0.76 * width, 0.76 * height)
-    axes = figure.subplots()
-    image_axes(axes, width, height)
-    alphabet = f": {trials.alphabets[0]}" if len(trials.alphabets) else ""
-    axes.text(0, 0.25, f"a {support.shape[1]}-way{n_shot} trial{alphabet}", fontsize=9)
-    draw_trial(axes, first, 0, answers[0])
-    count = f"the first {len(shown)} of {len(wrong):,}" if len(shown) < len(wrong) else len(wrong) or "no"
-    axes.text(5.6, 0.25, f"{count} wrong answer{'s' * (len(wrong) != 1)} in {len(answers):,}", fontsize=9)
-    for i, trial in enumerate(shown):
-        x, y = 5.6 + 3.2 * (i % n_columns), 0.4 + 1.2 * (i // n_columns)
-        draw_wrong(axes, first, trial, answers[trial], x, y)
-    save(figure, path)
-
-
-def draw_trial(axes, trials, trial, answer):
-    """Draw a trial's test image and to its right the support images, four a row; answer as in draw_wrong."""
-    draw_image(axes, trials.images[trials.test[trial]], 0, 0.4, INK, "test")
-    said = {int(answer): (WRONG, "chosen"), int(trials.answers[trial]): (RIGHT, "right")}
-    for way, image in enumerate(trials.support[trial]):
-        draw_image(axes, trials.images[image], 1.1 + way % 4, 0.4 + 1.2 * (way // 4), *said.get(way, (FRAME, "")))
-
-
-def draw_wrong(axes, trials, trial, answer, x, y):
-    """Draw a trial's test image, the support image that was chosen (answer: its position, or -1) and the right one."""
-    support = trials.support[trial]
-    draw_image(axes, trials.images[trials.test[trial]], x, y, INK, "test")
-    if answer >= 0:
-        draw_image(axes, trials.images[support[answer]], x + 1, y, WRONG, "chosen")
-    else:
-        axes.text(x + 1.45, y + 0.65, "none\nchosen", fontsize=7.5, ha="center", va="center")
-    draw_image(axes, trials.images[support[trials.answers[trial]]], x + 2, y, RIGHT, "right")
+# Trials ---------------------------------------------------------------------------------------------------------------
 
 
 def draw_sweep(rows, path):
@@ -255,55 +173,6 @@ def draw_roc(axes, point, false_positive, true_positive, area, equal_error_rate)
     label(axes, "different pairs called the same (%)", "same pairs called the same (%)", title)
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.legend(loc="lower right", fontsize=8)
-
-
-# Classification -------------------------------------------------------------------------------------------------------
-
-
-def draw_ranking(queries, support, path):
-    """Draw each query and the classes it may be of, the likeliest first. Uses Pillow alone: it takes no time.
-
-    queries: (name, image (H, W), classes), classes: (name, p in 0..1 or None, ...) best first; 20 queries and 7 classes
-        of each are drawn
-    support: {class name: image (H, W)}; 1 = ink in all images
-    """
-    shown, left = queries[:N_QUERIES], len(queries[N_QUERIES:])
-    n_columns = 1 + min(N_CLASSES, max((len(classes) for _, _, classes in shown), default=0))
-    height = SIDE + 2 * TEXT + 14  # of a query's row
-    page = Image.new("RGB", (max(n_columns, 3) * WIDE + 30, 26 + height * len(shown) + 20 * (left > 0)), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    pen.text((10, 4), "query", "black", font)
-    pen.text((WIDE + 30, 4), "the likeliest first", "black", font)
-    for row, (name, image, classes) in enumerate(shown):
-        y = 26 + row * height
-        paste(page, pen, image, (10, y), INK, (name,), font)
-        for rank, (name, p, *_) in enumerate(classes[:N_CLASSES], start=1):
-            lines = name, f"rank {rank}" if p is None else f"p = {p:.2f}"
-            paste(page, pen, support[name], (30 + rank * WIDE, y), OURS if rank == 1 else FRAME, lines, font)
-    if left:
-        pen.text((10, page.height - 20), f"and {left:,} more", "black", font)
-    with written_whole(path) as file:
-        in_few_colours(page, [*greys(6), ImageColor.getrgb(OURS)]).save(file, "PNG", optimize=True)
-
-
-def paste(page, pen, image, place, colour, lines, font):
-    """Draw an image on a Pillow page, its upper left corner at place in pixels, framed, with lines of text below."""
-    grey = Image.fromarray(np.uint8(255 * (1 - np.clip(np.asarray(image, float), 0, 1))))
-    x, y = place
-    page.paste(ImageOps.pad(grey, (SIDE, SIDE), color=255), place)
-    pen.rectangle((x - 2, y - 2, x + SIDE + 1, y + SIDE + 1), outline=colour, width=1 if colour == FRAME else 2)
-    for i, line in enumerate(lines):
-        pen.text((x, y + SIDE + 4 + i * TEXT), shortened(line, font, WIDE - 6), "black", font)
-
-
-def shortened(text, font, width):
-    """Return a text on one line with as much of its middle left out as makes it no wider than width pixels."""
-    text = " ".join(text.encode(errors="replace").decode().split())  # a file's name may hold anything
-    short, kept = text, len(text)
-    while font.getlength(short) > width and kept:
-        kept -= 1
-        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-    return short
 
 
 # A search -------------------------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import koch
-from reference_numpy.terminal import Parser, add_options, guarded
+from tutorials.common import Parser, guarded
 
 RANGES = {"eta": (1e-4, 1e-1), "mu": (0.0, 1.0), "lambda": (1e-6, 1e-1)}  # §3.2; lambda from 0, which has no logarithm
-LAYERS = {size: [*(f"conv{i + 1}" for i in range(n - 2)), "full", "join"] for size, n in koch.N_LAYERS.items()}
+LAYERS = {size: [*(f"conv{i + 1}" for i in range(n - 2)), "full", "join"] for size, n in ((35, 8), (105, 6))}
 FIELDS = {"eta": "learning_rates", "mu": "momenta", "lambda": "penalties"}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
 
@@ -57,21 +57,18 @@ def score(number, steps, values, options):
         field: ",".join(str(values[f"{name}_{layer}"]) for layer in LAYERS[options["size"]])
         for name, field in FIELDS.items()
     }
-    config = koch.settle(koch.Config(recipe="paper", steps=steps, **options, **lists))
-    *splits, _ = koch.load_data(config)
-    training, pairs, _ = koch.draw_training(*splits, config)
-    watched, rng = koch.by_drawers(splits[1], "validation"), torch.Generator().manual_seed(koch.TRIALS_SEED)
-    trials = koch.one_shot_trials(watched, koch.widest(watched), N_TRIALS, rng)
-    torch.manual_seed(number)
-    net = koch.SiameseNet(config.size)
-    koch.paper_initialisation(net)
-    net, net.precision = net.to(config.device).train(), config.precision
-    optimizers, loss = koch.make_optimizers(net, config), 0.0
-    for step in range(steps):
-        loss = 0.98 * loss + 0.02 * koch.training_step(net, optimizers, training, step, config, None, pairs).item()
+    config = koch.settle(koch.Config(recipe="paper", steps=steps, seed=number, **options, **lists))
+    drawings, _ = koch.load_data(config)
+    training, validation, _ = koch.split(drawings._replace(images=drawings.images.to(config.device)))
+    training, watched = koch.only_drawers(training, "training"), koch.only_drawers(validation, "validation")
+    trials = koch.one_shot_trials(watched, None, N_TRIALS, torch.Generator().manual_seed(koch.TRIALS_SEED))
+    pairs, run, loss = koch.training_pairs(training, config), koch.Run(config), 0.0
+    no_trials = koch.one_shot_trials(watched, 2, 1, torch.Generator())  # the loop's own validations are not looked at
+    for step_loss, _ in koch.training_loop(run, training, pairs, no_trials, config):
+        loss = 0.98 * loss + 0.02 * step_loss.item()
         if not math.isfinite(loss):
             break
-    accuracy = koch.one_shot_accuracy(net, trials) if math.isfinite(loss) else 0.0
+    accuracy = koch.one_shot_accuracy(run.net, trials) if math.isfinite(loss) else 0.0
     return {"trial": number, "steps": steps, "validation": accuracy, "loss": loss / (1 - 0.98**steps)} | values
 
 
@@ -115,8 +112,10 @@ def main():
     parser.add_argument("--pairs", type=int, default=6400, help="50 minibatches an epoch (default: %(default)s)")
     parser.add_argument("--size", type=int, choices=koch.SIZES, default=35)
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
-    add_options(parser, koch.Config, koch.CHOICES, "data", "data_dir", "device", "momentum_epochs")
-    parser.set_defaults(momentum_epochs=2)  # of four
+    parser.add_argument("--data", default="auto", help="as of koch.py train (default: %(default)s)")
+    parser.add_argument("--data-dir", default="", help="as of koch.py train")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
+    parser.add_argument("--momentum-epochs", type=int, default=2, help="of four (default: %(default)s)")
     options = vars(parser.parse_args())
 
     def run():

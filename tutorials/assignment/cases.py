@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from reference_numpy import data, files, invented, network
+from reference_numpy import data, network
 from tutorials.assignment.tasks import TASKS, TINY, Case, Seed, add_tiny_net, reference, wrong
 
 # Cases ----------------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def some_drawings(draw, n_characters=(3, 2, 7, 4, 1), n_drawers=5, side=6):
     """Draw drawings of noise, no two alike; the characters of an alphabet do not follow each other."""
     alphabet = draw.permutation(np.repeat(np.arange(len(n_characters)), n_characters))
     images = (draw.random((len(alphabet), n_drawers, side, side)) < 0.5).astype(np.uint8)
-    return files.Drawings(images, alphabet, tuple(f"Alphabet{i}" for i in range(len(n_characters))))
+    return data.Drawings(images, alphabet, tuple(f"Alphabet{i}" for i in range(len(n_characters))))
 
 
 def is_so(truth, otherwise):
@@ -405,9 +405,12 @@ def training_cases(draw):
     new, velocity, _ = reference("pairs.pair_step")(parameters, {}, *settings)
     sentence = "pair_step: the second step goes on with the velocity"
     yield Case("12", sentence, "call", ("pairs.pair_step", new, velocity, *settings), names=names)
-    images, alphabet, names = invented.invent(0, 8)
+    import koch
+
+    invented = koch.invent_alphabets(0, 8)
+    images, alphabet, names = invented.images.numpy(), invented.alphabet.numpy(), invented.names
     small = data.to_input(images.reshape(-1, 105, 105), TINY).reshape(*images.shape[:2], TINY, TINY)
-    drawings, seed = files.Drawings(small, alphabet, names), Seed(int(draw.integers(1 << 30)))
+    drawings, seed = data.Drawings(small, alphabet, names), Seed(int(draw.integers(1 << 30)))
     arguments = network.initial_parameters(TINY, draw), drawings, seed, 512
 
     def learns(answer):

@@ -25,8 +25,9 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the reference answers in this
 
 import numpy as np  # noqa: E402
 
-from reference_numpy import terminal  # noqa: E402
-from reference_numpy.terminal import RUNS, UserError  # noqa: E402
+from reference_numpy.data import UserError  # noqa: E402
+from tutorials import common  # noqa: E402
+from tutorials.common import RUNS  # noqa: E402
 from tutorials.assignment import cases, tasks  # noqa: E402
 from tutorials.assignment.sandbox import Failure, Sandbox  # noqa: E402
 from tutorials.assignment.tasks import TASKS  # noqa: E402
@@ -149,7 +150,7 @@ def for_all(submissions, work, at_once=AT_ONCE):
 
         for name, result in zip(submissions, pool.map(one, submissions)):
             results[name], done = result, done + 1
-            terminal.progress("marking", done, len(submissions), name)
+            print(f"marked {done} of {len(submissions)}: {name}", flush=True)
     return results
 
 
@@ -227,11 +228,9 @@ def write_marks(rows, folder):
         line += [mark.points if mark else "" for mark in found]
         line += [rounded(mark.speed) if mark else "" for mark in found]
         writer.writerow(line + [": ".join(mark.failures[0]) if mark and mark.failures else "" for mark in found])
-    with terminal.written_whole(folder / "marks.csv") as file:
-        file.write(text.getvalue().encode("utf-8-sig"))  # with the mark by which spreadsheets know UTF-8
+    common.write_whole(folder / "marks.csv", text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
     for name, marks in rows.items():
-        with terminal.written_whole(folder / "feedback" / f"{name}.txt") as file:
-            file.write(feedback(name, marks).encode(errors="replace"))
+        common.write_whole(folder / "feedback" / f"{name}.txt", feedback(name, marks).encode(errors="replace"))
     shares = {name: [m.passed / m.n if m else np.nan for m in map(marks.get, (t.number for t in columns))]
               for name, marks in rows.items()}  # fmt: skip
     points = {name: total(marks) for name, marks in rows.items()}
@@ -248,7 +247,7 @@ def rounded(number):
 def mark_folder(folder, seed, seconds, at_once, out):
     """Mark all submissions of a folder; return the exit status."""
     submissions = find_submissions(folder)
-    out = out or terminal.new_folder("", "marks")
+    out = out or common.new_folder("marks")
     print(f"{len(submissions)} submission{'s' * (len(submissions) != 1)}, inputs drawn with seed {seed}", flush=True)
     prepared = prepare(seed)
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
@@ -276,7 +275,7 @@ def mark_folder(folder, seed, seconds, at_once, out):
 
 def main(arguments=None):
     """Run the command line; return the exit status, 2 for bad input."""
-    parser = terminal.Parser(prog="tutorials/assignment/mark.py", description=__doc__.splitlines()[0])
+    parser = common.Parser(prog="tutorials/assignment/mark.py", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, metavar="SUBMISSIONS", help="a folder with a folder for each submission")
     parser.add_argument("--seed", type=int, default=0, help="draws the inputs (default 0)")
     parser.add_argument("--seconds", type=float, default=10, help="for one answer, compiling included (default 10)")
@@ -294,7 +293,7 @@ def main(arguments=None):
             return score.score_folder(options.folder, options.model, options.at_once, options.out)
         return mark_folder(options.folder, options.seed, options.seconds, options.at_once, options.out)
 
-    return terminal.guarded("mark.py", run)
+    return common.guarded("mark.py", run)
 
 
 if __name__ == "__main__":

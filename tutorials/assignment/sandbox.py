@@ -31,8 +31,7 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 import numpy as np  # noqa: E402
 
-from reference_numpy.files import Drawings, Trials  # noqa: E402
-from reference_numpy.terminal import UserError  # noqa: E402
+from reference_numpy.data import Drawings, Trials, UserError  # noqa: E402
 from tutorials.assignment.tasks import Case, Seed  # noqa: E402
 
 RECORDS = {record.__name__: record for record in (Drawings, Trials, Seed)}  # what a question may hold beside arrays

@@ -15,13 +15,11 @@ import numpy as np
 import torch
 
 import koch
-from reference_numpy import measures, tables, terminal
-from reference_numpy.files import Trials
-from tutorials import pictures
+from reference_numpy.data import Trials, one_shot_answers, wilson_interval
+from tutorials import common, pictures
 from tutorials.assignment import mark
 from tutorials.assignment.sandbox import Failure, Sandbox
 from tutorials.assignment.tasks import Case
-from tutorials.uses import WEIGHTS
 
 N_FRESH = 1000  # trials, the first of those that koch.py draws
 SECONDS = 600  # for a net's answers to one set of trials
@@ -55,10 +53,17 @@ def answer(find, question):
         loaded["net"] = net = load(find, *question["arguments"])
         own = sum(p.numel() for p in net.parameters()) if isinstance(net, torch.nn.Module) else 0
         return int(own or getattr(net, "n_parameters", 0))
-    images, test, support = map(torch.as_tensor, question["arguments"])
-    trials = Trials(images, test, support, torch.zeros_like(test))  # the right answers are not here
+    images, test, support = question["arguments"]
+    net, trials = loaded["net"], Trials(images, test, support, np.zeros_like(test))  # the right answers are not here
+
+    def features(some):
+        return np.asarray(net.features(koch.to_input(torch.as_tensor(some), net.size)))
+
+    def logit(h1, h2):
+        return np.asarray(net.logit(torch.as_tensor(h1), torch.as_tensor(h2)))
+
     with torch.no_grad():
-        return koch.one_shot_answers(loaded["net"], trials).numpy()
+        return one_shot_answers(features, logit, trials)
 
 
 def load(find, name):
@@ -78,16 +83,16 @@ def load(find, name):
 
 def draw_trials():
     """Return {name: Trials}: Lake's 400, where they are at hand, and fresh ones within an alphabet."""
-    *_, test, data = koch.load_data(koch.Config())
-    found = {}
-    for key, trials in koch.draw_test_trials(test, data).items():
-        n = N_FRESH if key == "within" else len(trials.test)
-        if key != "across":
-            every = torch.cat([trials.test[:n, None], trials.support[:n]], 1)
-            used, where = every.unique(return_inverse=True)  # only the images that the trials need are sent
-            some = Trials(trials.images[used], where[:, 0], where[:, 1:], trials.answers[:n], trials.alphabets[:n])
-            found[key] = koch.as_arrays(some)
-    return found
+    drawings, data = koch.load_data(koch.Config())
+    _, _, test = koch.split(drawings)
+    drawn = {"lake": koch.lake_trials()} if data == "omniglot" else {}
+    drawn["within"] = koch.one_shot_trials(test, None, N_FRESH, torch.Generator().manual_seed(koch.TRIALS_SEED))
+    for key, trials in drawn.items():
+        places = torch.cat([trials.test[:, None], trials.support], 1)
+        used, where = places.unique(return_inverse=True)  # only the images that the trials need are sent
+        tensors = trials.images[used], where[:, 0], where[:, 1:], trials.answers
+        drawn[key] = Trials(*(tensor.numpy() for tensor in tensors))
+    return drawn
 
 
 def score(folder, name, trials, hidden=()):
@@ -106,26 +111,32 @@ def score(folder, name, trials, hidden=()):
             return {"failure": str(failure)}
 
 
+def as_tensors(trials):
+    """Return koch.py's Trials of the arrays of reference_numpy's."""
+    return koch.Trials(*(torch.from_numpy(array) for array in trials), alphabets=())
+
+
 def counted(answers, trials):
     """Count the right answers: {n, right, accuracy, low, high}."""
     right, n = int((answers == trials.answers).sum()), len(trials.answers)
-    low, high = measures.wilson_interval(right, n)
+    low, high = wilson_interval(right, n)
     return {"n": n, "right": right, "accuracy": right / n, "low": low, "high": high}
 
 
 def score_folder(folder, name, at_once, out=None):
     """Score all submissions' nets beside koch.py's, the reference's and pixel 1-NN; return the exit status."""
     submissions = mark.find_submissions(folder)
-    out = out or terminal.new_folder("", "scores")
+    out = out or common.new_folder("scores")
     trials = draw_trials()
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
-        shutil.copy(WEIGHTS, Path(temporary, "weights.pt"))
+        shutil.copy(koch.WEIGHTS, Path(temporary, "weights.pt"))
         Path(temporary, "net.py").write_text(REFERENCE)
         rows = {"koch.py, the project's weights": score(temporary, "weights.pt", trials)}
         rows["reference_numpy, the same weights"] = score(temporary, "net:Net", trials)
-    pixels = koch.load_baseline("pixels")
-    row = {key: counted(koch.one_shot_answers(pixels, koch.as_tensors(t)).numpy(), t) for key, t in trials.items()}
-    rows[pixels.name] = {"parameters": 0} | row
+    rows["pixel 1-NN (cosine)"] = {"parameters": 0}
+    for key, drawn in trials.items():
+        answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), as_tensors(drawn)).numpy()
+        rows["pixel 1-NN (cosine)"][key] = counted(answers, drawn)
     kinds = dict(zip(rows, ("ours", "ours", "pixels")))
     rows |= mark.for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden), at_once)
     print_scores(rows, trials)
@@ -160,9 +171,8 @@ def write_scores(rows, trials, kinds, folder):
     for name, row in rows.items():
         found = [row.get(key, {}).get(field, "") for key in trials for field in fields]
         writer.writerow([name, row.get("parameters", ""), *found, row.get("failure", "")])
-    with terminal.written_whole(folder / "scores.csv") as file:
-        file.write(text.getvalue().encode("utf-8-sig"))
+    common.write_whole(folder / "scores.csv", text.getvalue().encode("utf-8-sig"))
     first = next(iter(trials))
     scored = {name: row[first] for name, row in rows.items() if "failure" not in row}
     drawn = [{"name": name, "kind": kinds.get(name, "student")} | row for name, row in scored.items()]
-    pictures.draw_scores(drawn, tables.PAPER_LAKE if first == "lake" else None, folder / "scores.png")
+    pictures.draw_scores(drawn, 0.92 if first == "lake" else None, folder / "scores.png")

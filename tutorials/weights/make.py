@@ -14,30 +14,28 @@ sys.path.insert(0, str(HERE.parent.parent))
 import torch
 
 import koch
-from reference_numpy import files, measures
-from reference_numpy.terminal import Parser, guarded
+from tutorials.common import Parser, guarded
 
 
 def make(run):
     """Halve a run's best checkpoint and write what is known of it beside it. Raises UserError."""
-    state = koch.load_state(run / "best.pt", "threshold")
+    state = koch.load_state(run / "best.pt", "calibration", "validation")
     results = json.loads((run / "results.json").read_text())
     state["net"] = {name: t.half() if t.is_floating_point() else t for name, t in state["net"].items()}
-    state["config"] |= {"data_dir": "", "name": ""}  # nobody's folders
+    state["config"] = results["config"] | {"data_dir": "", "name": ""}  # nobody's folders
     torch.save(state, HERE / "reduced.pt")
     net = koch.load_checkpoint(HERE / "reduced.pt")
-    lake = koch.as_tensors(files.lake_runs(results["config"]["data_dir"]))
-    right = round(400 * koch.one_shot_accuracy(net, lake))
-    low, high = measures.wilson_interval(right, 400)
-    config, versions = results["config"], f"torch {results['torch']}, numpy {results['numpy']}"
+    counted = koch.counted(koch.one_shot_answers(net, lake := koch.lake_trials()) == lake.answers)
+    right, (low, high) = counted["right"], counted["interval"]
+    config = results["config"]
     text = [
-        f"reduced.pt: the reduced net, {results['parameters']:,} parameters on {net.size}x{net.size}, half precision",
+        f"reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision",
         f"command:    python koch.py train --seed {config['seed']}   (the default, {config['steps']:,} steps)",
         f"data:       {config['data']}, the 30 alphabets of the background set",
-        f"made on:    {results['device']}, {versions}, {results['seconds']:.0f} s",
+        f"made with:  torch {results['torch']}, {results['seconds']:.0f} s of training",
         f"score:      {right} of Lake's 400 one-shot trials: {right / 4:.2f} %, 95 % interval {100 * low:.1f} .. "
         f"{100 * high:.1f} (the run itself, in {config['precision']}: {results['lake']['right']})",
-        f"threshold:  {net.threshold:.4f} (a logit), chosen on 10,000 validation pairs",
+        f"threshold:  {net.calibration.threshold:.4f} (a logit), chosen on 10,000 validation pairs",
         "made by:    python tutorials/weights/make.py runs/RUN",
     ]
     (HERE / "reduced.txt").write_text("\n".join(text) + "\n")
