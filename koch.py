@@ -296,7 +296,7 @@ DRAWERS = {"training": slice(0, 12), "validation": slice(12, 16), "test": slice(
 TEST_ALPHABETS = (
     "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic) Tengwar Tibetan"
 ).split()
-SIDE = 105  # pixels of a drawing
+SIDE, N_CHARACTERS = 105, 1623  # pixels of a drawing; characters, each by 20 drawers
 
 class Drawings(NamedTuple):
     """Hold the drawings of many characters.
@@ -320,8 +320,8 @@ def load_omniglot(data_dir=""):
     def read():
         background, evaluation = (read_classes(path, "dark") for path in paths)
         classes = background | evaluation  # {(alphabet, character): drawings}
-        if len(classes) != 1623 or any(len(images) != 20 for images in classes.values()):
-            raise UserError(f"{paths[0]} and {paths[1].name} do not hold 20 drawings of 1,623 characters; delete them")
+        if len(classes) != N_CHARACTERS or any(len(images) != 20 for images in classes.values()):
+            raise UserError(f"{paths[0]} and {paths[1].name} do not hold 20 drawings of {N_CHARACTERS} characters")
         order = sorted(classes, key=lambda name: (name in evaluation, name[0] in TEST_ALPHABETS, name))
         return as_drawings({name: classes[name] for name in order})._replace(by_drawer=True)
 
@@ -553,7 +553,7 @@ def error_rates(logits, same):
     """Return the fractions of different pairs called the same and of same pairs called different, and the thresholds.
     logits: (n,) float64, NaN is the lowest; same: (n,) bool, with both kinds. All three are (thresholds,) float64, from
     the threshold that calls all pairs the same to the one that calls none, half-way between two logits."""
-    logits = logits.nan_to_num(nan=-1e9)
+    logits = logits.nan_to_num(nan=-1e9).clamp(-1e9, 1e9)
     values = logits.unique()  # sorted
     thresholds = torch.cat([values[:1] - 1, (values[1:] + values[:-1]) / 2, values[-1:]])
     false, missed = (torch.searchsorted(logits[kind].sort().values, thresholds, right=True) for kind in (~same, same))

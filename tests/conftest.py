@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import koch  # noqa: E402
-from reference_numpy.files import FILES, OMNIGLOT_FILES, Drawings, invent_alphabets  # noqa: E402
 
 REFERENCE = "reference_numpy.layers"
 
@@ -26,17 +25,25 @@ def pytest_addoption(parser):
     text = f"layers to test: a module that can be imported, or a .py file (default {REFERENCE})"
     parser.addoption("--impl", default=REFERENCE, metavar="MODULE", help=text)
     parser.addoption("--seed", default=0, type=int, metavar="N", help="draws the layers' inputs (default 0)")
+    parser.addoption("--thorough", action="store_true", help="run the slow tests too, marked as thorough")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     config.option.reportchars += "s"  # say why a test is skipped
     config.addinivalue_line("markers", "compiled: so much work that it is left out where Numba does not compile")
+    config.addinivalue_line("markers", "thorough: slow, and run with --thorough alone")
     if config.option.impl != REFERENCE:  # at once, not in each test
         try:
             import_layers(config.option.impl)
         except (ImportError, OSError) as error:
             raise pytest.UsageError(f"--impl {config.option.impl}: {error}") from None
+
+
+def pytest_collection_modifyitems(config, items):
+    slow = [item for item in items if item.get_closest_marker("thorough") and not config.option.thorough]
+    config.hook.pytest_deselected(items=slow)
+    items[:] = [item for item in items if item not in set(slow)]
 
 
 @functools.cache
@@ -111,7 +118,8 @@ def random_drawings(n_characters=(21, 22, 5), n_drawers=4, side=105, seed=0):
     """Make drawings of noise: one alphabet for each count of characters. No two drawings are alike."""
     images = (torch.rand(sum(n_characters), n_drawers, side, side, generator=rng(seed)) < 0.1).to(torch.uint8)
     alphabet = torch.arange(len(n_characters)).repeat_interleave(torch.tensor(n_characters))
-    return koch.as_tensors(Drawings(images, alphabet, tuple(f"Alphabet{i}" for i in range(len(n_characters)))))
+    counts, names = torch.full((len(images),), n_drawers), tuple(f"Alphabet{i}" for i in range(len(n_characters)))
+    return koch.Drawings(images, alphabet, counts, names, (), by_drawer=n_drawers == 20)
 
 
 class Oracle:
@@ -141,7 +149,7 @@ class Always(Oracle):
         return torch.zeros(len(images), 1)
 
     def logit(self, h1, h2):
-        return torch.full((len(h1),), self.value)
+        return torch.full(torch.broadcast_shapes(h1.shape, h2.shape)[:-1], self.value)
 
 
 @pytest.fixture
@@ -153,13 +161,13 @@ def drawings():
 def data_dir(tmp_path_factory):
     """A folder with links to the real data, so that no cache is written beside them; or skip."""
     there, folder = Path(os.environ.get("KOCH_DATA", "")).resolve(), tmp_path_factory.mktemp("data")
-    if not all((there / name).is_file() for name in OMNIGLOT_FILES):
+    if not all((there / name).is_file() for name in list(koch.FILES)[:3]):
         pytest.skip(WITHOUT_DATA)
-    for name in (name for name in FILES if (there / name).is_file()):
+    for name in (name for name in [*koch.FILES, "att_faces.zip"] if (there / name).is_file()):
         (folder / name).symlink_to(there / name)
     return str(folder)
 
 
 @pytest.fixture(scope="session")
 def invented():
-    return koch.as_tensors(invent_alphabets(0))
+    return koch.invent_alphabets(0, 6)

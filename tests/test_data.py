@@ -1,9 +1,10 @@
-"""§4.1: loading, checking, caching and inventing drawings, and the split by alphabet."""
+"""§4.1: loading, checking, keeping and inventing drawings, and which alphabets and drawers are for what."""
 
 import gzip
 import io
 import random
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,18 @@ from conftest import random_drawings
 from PIL import Image
 
 import koch
-from reference_numpy import files
-from reference_numpy import invented as invented_module
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise koch.urllib.error.URLError("no network")
+
+    monkeypatch.setattr(koch.urllib.request, "urlopen", refuse)
+    monkeypatch.delenv("KOCH_DATA", raising=False)
+
+
+# Omniglot -------------------------------------------------------------------------------------------------------------
 
 
 def png(pixels):
@@ -22,227 +33,302 @@ def png(pixels):
     return file.getvalue()
 
 
-def small_zip(path, damage=None, n_characters=3, order=None):
-    """Write an Omniglot of one alphabet; character c's drawing d has c + 1 ink pixels in row d."""
+def small_zip(path, order=None, damage=None):
+    """Write two alphabets in Omniglot's layout; character c's drawing d has c + 1 ink pixels in row d."""
     files = {}
-    for c in range(n_characters):
-        for d in range(20):
+    for c in range(3):
+        for d in range(4):
             pixels = np.full((105, 105), 255, np.uint8)
             pixels[d, : c + 1] = 0  # ink is 0 in the files
-            files[f"images_background/Runes/character{c + 1:02}/{c + 1:04}_{d + 1:02}.png"] = png(pixels)
+            files[f"images_x/{'AAB'[c]}/character{c + 1:02}/{c + 1:04}_{d + 1:02}.png"] = png(pixels)
     if damage:
-        name = list(files)[25]
-        files[name] = damage(files[name])
-    names = list(files)
+        files["images_x/A/character02/0002_03.png"] = damage
+    names = ["images_x/A/", *files]
     if order:
         random.Random(order).shuffle(names)
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
-            archive.writestr(name, files[name])
+            archive.writestr(name, files.get(name, b""))
+    return path
+
+
+def test_ink_is_1_and_paper_is_0(tmp_path):
+    drawings = koch.as_drawings(koch.read_classes(small_zip(tmp_path / "x.zip"), "dark"))
+    assert drawings.images.shape == (3, 4, 105, 105) and drawings.images.dtype == torch.uint8
+    assert drawings.images[2, 3, 3].tolist() == [1, 1, 1] + [0] * 102 and drawings.images[2, 3].sum() == 3
+    assert drawings.names == ("A", "B") and drawings.alphabet.tolist() == [0, 0, 1]
+    assert drawings.counts.tolist() == [4, 4, 4] and drawings.characters[1] == "character02"
+
+
+def test_neither_the_order_of_the_files_in_a_zip_nor_that_of_the_disk_changes_anything(tmp_path, monkeypatch):
+    first = koch.read_classes(small_zip(tmp_path / "x.zip"))
+    again = koch.read_classes(small_zip(tmp_path / "x.zip", order=5))
+    zipfile.ZipFile(tmp_path / "x.zip").extractall(tmp_path / "folder")
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *how: iter(sorted(rglob(*how), reverse=True)))
+    for other in (again, koch.read_classes(tmp_path / "folder")):
+        assert list(first) == list(other)
+        assert all(np.array_equal(first[name], other[name]) for name in first)
 
 
 @pytest.fixture
-def small(tmp_path, monkeypatch):
-    monkeypatch.setitem(files.N_CHARACTERS, "background", 3)
-    small_zip(tmp_path / "images_background.zip")
-    return tmp_path
+def omniglot(tmp_path, monkeypatch):
+    """1,623 characters of 50 alphabets as the zips have them, each drawing of 7x7 pixels, out of the names' order."""
+    monkeypatch.setattr(koch, "SIDE", 7)
+    names = [f"Training{a:02}" for a in range(30)], [*koch.TEST_ALPHABETS, *"MNOPQRSXYZ"]
+    found, draw = {}, np.random.default_rng(0)
+    for part, alphabets, n in zip(("background", "evaluation"), names, (964, 659)):
+        (tmp_path / f"images_{part}.zip").touch()
+        classes = {}
+        for c in range(n):
+            drawings = (draw.random((20, 7, 7)) < 0.3).astype(np.uint8)
+            classes[alphabets[c % len(alphabets)], f"character{c // len(alphabets):02}"] = list(drawings)
+        found[f"images_{part}.zip"] = dict(sorted(classes.items()))
+    monkeypatch.setattr(koch, "read_classes", lambda path, ink: {"dark": found[path.name]}[ink])
+    return tmp_path, found
 
 
-def test_ink_is_1_and_paper_is_0(small):
-    drawings = files.load_omniglot(small)
-    assert drawings.images.shape == (3, 20, 105, 105) and drawings.images.dtype == np.uint8
-    assert drawings.images[2, 7, 7].tolist() == [1, 1, 1] + [0] * 102 and drawings.images[2, 7].sum() == 3
-    assert drawings.names == ("Runes",) and drawings.alphabet.tolist() == [0, 0, 0]
+def test_training_validation_and_test_share_no_alphabet_and_the_test_alphabets_are_those_of_lakes_runs(omniglot):
+    folder, found = omniglot
+    drawings = koch.load_omniglot(folder)
+    assert drawings.images.shape == (1623, 20, 7, 7) and drawings.by_drawer
+    training, validation, test = koch.split(drawings)
+    assert training.names == tuple(f"Training{a:02}" for a in range(30)) and len(training.images) == 964
+    assert validation.names == tuple("MNOPQRSXYZ") and test.names == tuple(koch.TEST_ALPHABETS)
+    theirs = found["images_evaluation.zip"]["Tengwar", "character05"]
+    at = [test.names[a] for a in test.alphabet].index("Tengwar") + 5
+    assert test.characters[at] == "character05" and np.array_equal(test.images[at], theirs)
+    assert [len(part.images) for part in (validation, test)] == [329, 330]
 
 
-def test_the_order_of_the_files_in_the_zip_changes_nothing(small):
-    first = files.load_omniglot(small)
-    (small / "images_background.npz").unlink()
-    small_zip(small / "images_background.zip", order=5)
-    assert np.array_equal(files.load_omniglot(small).images, first.images)
+def test_training_validation_and_test_drawers_are_12_4_and_4_others(omniglot):
+    drawings = koch.load_omniglot(omniglot[0])
+    parts = [koch.only_drawers(drawings, part) for part in ("training", "validation", "test")]
+    assert [part.images.shape[1] for part in parts] == [12, 4, 4] == [int(part.counts[7]) for part in parts]
+    assert torch.equal(torch.cat([part.images for part in parts], 1), drawings.images)
+    nobody_says = drawings._replace(by_drawer=False)
+    assert koch.only_drawers(nobody_says, "test") is nobody_says
 
 
-def test_the_second_time_the_drawings_come_from_the_cache(small, monkeypatch):
-    first = files.load_omniglot(small)
-    assert (small / "images_background.npz").is_file()
-    monkeypatch.setattr(files, "decode", lambda *a: pytest.fail("decoded again"))
-    second = files.load_omniglot(small)
-    assert np.array_equal(first.images, second.images) and np.array_equal(first.alphabet, second.alphabet)
-    assert first.names == second.names
+@pytest.mark.parametrize("damage", ["a character", "a drawing"])
+def test_an_omniglot_that_is_not_whole_is_refused(omniglot, damage):
+    folder, found = omniglot
+    if damage == "a character":
+        found["images_background.zip"].popitem()
+    else:
+        found["images_evaluation.zip"]["M", "character00"].pop()
+    with pytest.raises(koch.UserError, match="do not hold 20 drawings of 1,623 characters; delete them"):
+        koch.load_omniglot(folder)
+    assert not (folder / "omniglot.npz").exists()
 
 
-def test_a_stale_cache_is_made_again(small):
-    files.load_omniglot(small)
-    pixels = np.full((105, 105), 255, np.uint8)
-    small_zip(small / "images_background.zip", damage=lambda _: png(pixels))
-    assert files.load_omniglot(small).images[1, 5].sum() == 0
+@pytest.mark.thorough
+def test_the_real_omniglot_is_whole_and_its_ink_is_1(data_dir):
+    drawings, name = koch.load_data(koch.Config(data_dir=data_dir))
+    training, validation, test = koch.split(drawings)
+    assert name == "omniglot" and [len(part.images) for part in (training, validation, test)] == [964, 277, 382]
+    assert [len(part.names) for part in (training, validation, test)] == [30, 10, 10]
+    assert not set(training.names) & set(validation.names) | set(test.names) & set(validation.names)
+    assert test.names == tuple(koch.TEST_ALPHABETS) and drawings.alphabet.bincount().min() == 14
+    assert 0.04 < drawings.images.float().mean() < 0.1
+    braille = training.images[training.alphabet == training.names.index("Braille")][0]
+    assert torch.equal(braille[2], braille[18])  # the one duplicate: drawers 03 and 19
+    again, lake = koch.load_omniglot(data_dir), koch.lake_trials(data_dir)  # this time from omniglot.npz
+    assert torch.equal(again.images, drawings.images) and again[1:2] == drawings[1:2] and again.names == drawings.names
+    assert np.load(Path(data_dir) / "omniglot.npz")["bits"].shape == (1623, 20, 105, 14)
+    assert torch.equal(koch.lake_trials(data_dir).images, lake.images)
+
+
+# The .npz files -------------------------------------------------------------------------------------------------------
+
+
+def test_drawings_are_handed_over_as_bits_in_a_file_that_numpy_reads_alone(tmp_path):
+    drawings = random_drawings()._replace(characters=tuple(map(str, range(48))), by_drawer=True)
+    path = tmp_path / "new" / "omniglot.npz"
+    assert koch.kept(path, koch.Drawings, lambda: drawings) is drawings
+    d = np.load(path, allow_pickle=False)
+    assert set(d) == {"bits", "alphabet", "counts", "names", "characters", "by_drawer"}
+    assert d["bits"].shape == (48, 4, 105, 14) and d["bits"].dtype == np.uint8
+    images = np.unpackbits(d["bits"], axis=-1, count=105)
+    assert images.shape == (48, 4, 105, 105) and np.array_equal(images, drawings.images)
+    assert d["alphabet"].dtype == np.int64 and d["alphabet"].tolist() == [0] * 21 + [1] * 22 + [2] * 5
+    assert d["names"].tolist() == ["Alphabet0", "Alphabet1", "Alphabet2"] and d["names"].dtype.kind == "U"
+    assert d["counts"].tolist() == [4] * 48 and d["characters"][47] == "47" and bool(d["by_drawer"])
+
+
+def test_trials_are_handed_over_likewise(tmp_path):
+    trials = koch.one_shot_trials(random_drawings(), 20, 40, torch.Generator().manual_seed(0))
+    koch.kept(tmp_path / "lake.npz", koch.Trials, lambda: trials)
+    d = np.load(tmp_path / "lake.npz")
+    assert {name: d[name].shape for name in d} == {
+        "bits": (192, 105, 14), "test": (40,), "support": (40, 20), "answers": (40,), "alphabets": (40,),
+    }  # fmt: skip
+    assert np.array_equal(d["support"], trials.support) and d["support"].dtype == d["answers"].dtype == np.int64
+    assert d["alphabets"].tolist() == list(trials.alphabets)
+
+
+@pytest.mark.parametrize("by_drawer", [True, False])
+def test_the_second_time_drawings_and_trials_come_from_the_file_just_as_they_were(tmp_path, by_drawer):
+    drawings = random_drawings()._replace(by_drawer=by_drawer, characters=tuple("abcdef" * 8))
+    trials = koch.one_shot_trials(drawings, 5, 40, torch.Generator().manual_seed(0))
+    for record in (drawings, trials):
+        path = tmp_path / f"{type(record).__name__}.npz"
+        koch.kept(path, type(record), lambda: record)
+        again = koch.kept(path, type(record), lambda: pytest.fail("made again"))
+        for value, was in zip(again, record):
+            assert torch.equal(value, was) and value.dtype == was.dtype if torch.is_tensor(was) else value == was
+
+
+def test_where_the_data_folder_cannot_be_written_the_file_is_in_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write, drawings = koch.write_whole, random_drawings()
+
+    def write_whole(path, content):
+        if Path(path).parent.name == "full":
+            raise OSError(30, "Read-only file system", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(koch, "write_whole", write_whole)
+    koch.kept(tmp_path / "full" / "x.npz", koch.Drawings, lambda: drawings)
+    assert (tmp_path / "data" / "x.npz").is_file() and not (tmp_path / "full").exists()
+    again = koch.kept(tmp_path / "full" / "x.npz", koch.Drawings, lambda: pytest.fail("made again"))
+    assert torch.equal(again.images, drawings.images)
 
 
 @pytest.mark.parametrize("content", [b"", b"no numpy file", None])
-def test_a_broken_cache_is_made_again(small, content):
-    first, cache = files.load_omniglot(small), small / "images_background.npz"
-    whole = cache.read_bytes()
-    cache.write_bytes(whole[: len(whole) // 2] if content is None else content)
-    assert np.array_equal(files.load_omniglot(small).images, first.images)
-    assert cache.read_bytes() == whole
+def test_a_damaged_npz_is_one_line(tmp_path, content):
+    path = tmp_path / "x.npz"
+    koch.kept(path, koch.Drawings, random_drawings)
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(koch.UserError, match="x.npz is damaged; delete it and start again") as error:
+        koch.kept(path, koch.Drawings, random_drawings)
+    assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_cannot_be_written_does_without_a_cache(small, monkeypatch):
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    koch.write_whole(tmp_path / "a" / "x", b"old")
+
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "replace", full)
-    assert len(files.load_omniglot(small).images) == 3
-    assert [path.name for path in small.iterdir()] == ["images_background.zip"]
+    monkeypatch.setattr(koch.os, "replace", full)
+    with pytest.raises(OSError):
+        koch.write_whole(tmp_path / "a" / "x", b"new")
+    assert [path.read_bytes() for path in (tmp_path / "a").iterdir()] == [b"old"]
 
 
-@pytest.mark.parametrize(
-    "damage, said",
-    [
-        (lambda data: b"GIF?" + data, "0002_06.png is damaged"),
-        (lambda data: data[:60], "0002_06.png is damaged"),
-        (lambda data: png(np.zeros((28, 30), np.uint8)), r"0002_06.png is damaged \(it has 30x28 pixels, not 105x105\)"),
-    ],
-)
-def test_a_damaged_drawing_is_named_in_one_line(small, damage, said):
-    small_zip(small / "images_background.zip", damage=damage)
-    with pytest.raises(koch.UserError, match=said) as error:
-        files.load_omniglot(small)
-    assert "\n" not in str(error.value) and not (small / "images_background.npz").exists()
+# Where data files are, and what is done without them -------------------------------------------------------------------
 
 
-def test_a_zip_with_a_character_too_few_is_refused(small):
-    small_zip(small / "images_background.zip", n_characters=2)
-    with pytest.raises(koch.UserError, match="2 characters, not 3"):
-        files.load_omniglot(small)
-
-
-@pytest.mark.parametrize("keep", [0, 100, 5000])
-def test_a_damaged_zip_is_named_in_one_line(small, keep):
-    path = small / "images_background.zip"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(koch.UserError, match=r"images_background.zip is damaged .*; delete it"):
-        files.load_omniglot(small)
-
-
-def test_another_part_is_a_value_error():
-    with pytest.raises(ValueError, match="backround"):
-        files.load_omniglot("", "backround")
+def test_data_files_are_in_the_named_folder_else_in_koch_data_else_in_data(monkeypatch):
+    monkeypatch.setenv("KOCH_DATA", "there")
+    assert koch.data_path("here", "x") == Path("here/x") and koch.data_path("", "x") == Path("there/x")
+    monkeypatch.delenv("KOCH_DATA")
+    assert koch.data_path("", "x") == Path("data/x")
 
 
 def test_a_missing_file_is_downloaded_and_checked(tmp_path, monkeypatch):
     source = tmp_path / "all_runs.zip"
     source.write_bytes(b"x" * 200_000)
-    address, right = tmp_path.as_uri() + "/", files.hashlib.sha256(b"x" * 200_000).hexdigest()
-    monkeypatch.setitem(files.FILES, "all_runs.zip", (address, "sha256 " + right[::-1]))
+    address, right = tmp_path.as_uri() + "/", koch.hashlib.sha256(b"x" * 200_000).hexdigest()
+    monkeypatch.setitem(koch.FILES, "all_runs.zip", (address, right[::-1]))
     with pytest.raises(koch.UserError, match="checksum"):  # not the official file: nothing is kept
-        files.data_file(tmp_path / "data", "all_runs.zip")
-    assert list((tmp_path / "data").iterdir()) == []
-    monkeypatch.setitem(files.FILES, "all_runs.zip", (address, "sha256 " + right))
-    assert files.data_file(tmp_path / "data", "all_runs.zip").read_bytes() == source.read_bytes()
+        koch.data_file(tmp_path / "data", "all_runs.zip")
+    assert not (tmp_path / "data").exists()
+    for checksum in (right, koch.hashlib.md5(b"x" * 200_000).hexdigest()):
+        monkeypatch.setitem(koch.FILES, "all_runs.zip", (address, checksum))
+        assert koch.data_file(tmp_path / "data", "all_runs.zip").read_bytes() == source.read_bytes()
+        (tmp_path / "data" / "all_runs.zip").unlink()
 
 
-def test_an_interrupted_download_leaves_nothing(tmp_path, monkeypatch):
-    class Broken(io.BytesIO):
-        headers = {"Content-Length": "1000000"}
-
-        def read(self, n):
-            if self.tell():
-                raise TimeoutError("timed out")
-            self.seek(1)
-            return b"x" * n
-
-    monkeypatch.setattr(files.urllib.request, "urlopen", lambda *a, **k: Broken())
-    with pytest.raises(koch.UserError, match="timed out"):
-        files.data_file(tmp_path, "all_runs.zip")
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_that_is_there_is_taken_without_the_network_whatever_its_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr(koch.urllib.request, "urlopen", lambda *a, **k: pytest.fail("asked the network"))
+    (tmp_path / "all_runs.zip").touch()
+    assert koch.data_file(tmp_path, "all_runs.zip") == tmp_path / "all_runs.zip"
 
 
-def test_a_file_that_is_there_is_taken_without_the_network_whatever_its_checksum(small, monkeypatch):
-    monkeypatch.setattr(files.urllib.request, "urlopen", lambda *a, **k: pytest.fail("asked the network"))
-    assert files.data_file(small, "images_background.zip") == small / "images_background.zip"
-
-
-def test_only_keeps_the_named_alphabets(drawings):
-    drawings = koch.as_arrays(drawings)
-    some = drawings.only(["Alphabet2", "Alphabet0"])
-    assert some.names == ("Alphabet0", "Alphabet2") and some.alphabet.tolist() == [0] * 21 + [1] * 5
-    assert np.array_equal(some.images, np.concatenate([drawings.images[:21], drawings.images[43:]]))
-    with pytest.raises(ValueError):
-        drawings.only(["Klingon"])
-
-
-def test_named_data_that_cannot_be_had_is_an_error_and_says_which_files_to_put_where(tmp_path, no_network):
-    for config in (koch.Config(data="omniglot", data_dir=str(tmp_path)), koch.Config(data_dir=str(tmp_path))):
-        with pytest.raises(koch.UserError) as error:
-            koch.load_data(config)
-        said = str(error.value)
-        assert all(name in said for name in (*files.OMNIGLOT_FILES, str(tmp_path))) and "\n" not in said
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise files.urllib.error.URLError("no network")
-
-    monkeypatch.setattr(files.urllib.request, "urlopen", refuse)
-    monkeypatch.delenv("KOCH_DATA", raising=False)
-
-
-def test_without_data_and_network_three_lines_say_that_alphabets_are_invented(no_network, monkeypatch, capsys, tmp_path):
+def test_named_data_that_cannot_be_had_is_one_line_that_names_the_file(tmp_path, no_network, monkeypatch):
+    named = [koch.Config(data="omniglot"), koch.Config(data_dir=str(tmp_path)), koch.Config()]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files, "invent_alphabets", lambda seed: koch.as_arrays(random_drawings([14] * 50, 20, 15)))
-    *splits, data = koch.load_data(koch.Config())
-    assert data == "invented" and [len(split.names) for split in splits] == [30, 10, 10]
-    assert len(capsys.readouterr().out.strip().splitlines()) == 3
-    names = [name for split in splits for name in split.names]
-    assert len(names) == len(set(names)) == 50
+    for config in named:
+        if config == koch.Config():
+            monkeypatch.setenv("KOCH_DATA", str(tmp_path))
+        with pytest.raises(koch.UserError, match="all_runs.zip is not there.*no network.*--data invented") as error:
+            koch.load_data(config)
+        assert "\n" not in str(error.value)
 
 
-def test_invented_alphabets_have_omniglots_layout(invented):
-    n = torch.bincount(invented.alphabet)
-    assert len(n) == len(set(invented.names)) == 50 and 14 <= n.min() and n.max() <= 40
+def test_without_data_and_network_alphabets_are_invented_and_kept(no_network, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    world = random_drawings([3] * 50, 20)._replace(by_drawer=True)
+    monkeypatch.setattr(koch, "invent_alphabets", lambda seed: {0: world}[seed])
+    drawings, data = koch.load_data(koch.Config())
+    said = capsys.readouterr().out.strip()
+    assert data == "invented" and drawings is world and "no network" in said and "Invented alphabets" in said
+    monkeypatch.setattr(koch, "invent_alphabets", lambda seed: pytest.fail("invented again"))
+    monkeypatch.setattr(koch.urllib.request, "urlopen", lambda *a, **k: pytest.fail("asked the network"))
+    again, _ = koch.load_data(koch.Config(data="invented"))
+    assert torch.equal(again.images, world.images) and (tmp_path / "data" / "invented.npz").is_file()
+    assert [len(part.names) for part in koch.split(again)] == [30, 10, 10]
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_some_characters_keep_their_drawings_alphabets_and_names():
+    drawings = random_drawings()._replace(counts=torch.arange(48) % 4 + 1, characters=tuple(map(str, range(48))))
+    few = koch.only_characters(drawings, (drawings.alphabet != 1) & (torch.arange(48) != 3))
+    assert few.names == ("Alphabet0", "Alphabet2") and few.alphabet.tolist() == [0] * 20 + [1] * 5
+    assert torch.equal(few.images, torch.cat([drawings.images[:3], drawings.images[4:21], drawings.images[43:]]))
+    assert few.characters[3] == "4" and few.counts.tolist() == [int(name) % 4 + 1 for name in few.characters]
+
+
+def test_drawings_that_nobody_split_are_split_by_alphabet_or_else_by_character():
+    training, validation, test = koch.split(random_drawings((3,) * 7, 2, 5))
+    assert training.names == tuple(f"Alphabet{a}" for a in (0, 1, 2, 5, 6))
+    assert (validation.names, test.names) == (("Alphabet3",), ("Alphabet4",))
+    assert [len(part.images) for part in koch.split(random_drawings((10, 5), 2, 5))] == [9, 3, 3]
+    assert [len(part.images) for part in koch.split(random_drawings((10,), 2, 5))] == [6, 2, 2]
+    for too_few in ((9,), (1, 1, 1, 1, 2)):
+        with pytest.raises(koch.UserError, match="takes 10 of them, or 5 alphabets of two"):
+            koch.split(random_drawings(too_few, 2, 5))
+
+
+# Invented alphabets ---------------------------------------------------------------------------------------------------
+
+
+def test_invented_alphabets_have_omniglots_layout_and_ink(invented):
+    n = invented.alphabet.bincount()
+    assert len(n) == len(set(invented.names)) == 6 and 14 <= n.min() and n.max() <= 40 and invented.by_drawer
     assert invented.images.shape == (len(invented.alphabet), 20, 105, 105) and invented.images.dtype == torch.uint8
-    assert invented.images.max() == 1 and (invented.alphabet.diff() >= 0).all()
-
-
-def test_invented_drawings_have_omniglots_ink(invented):
+    assert invented.images.max() == 1 and (invented.alphabet.diff() >= 0).all() and (invented.counts == 20).all()
     ink = invented.images.float().mean(dim=(2, 3))
-    assert 0.065 < ink.mean() < 0.095 and ink.min() > 0.005 and ink.max() < 0.3
-
-
-def test_no_two_invented_drawings_of_a_character_are_alike(invented):
-    for drawings in invented.images[::100]:
+    assert 0.05 < ink.mean() < 0.1 and ink.min() > 0.005 and ink.max() < 0.3
+    for drawings in invented.images[::30]:
         assert len({drawing.numpy().tobytes() for drawing in drawings}) == 20
 
 
-def test_the_same_seed_invents_the_same_alphabets_and_another_seed_others(invented, monkeypatch):
-    monkeypatch.setattr(invented_module, "N_INVENTED", 2)
-    first, again, other = files.invent_alphabets(0), files.invent_alphabets(0), files.invent_alphabets(1)
-    assert np.array_equal(first.images, again.images) and first.names == again.names
-    assert np.array_equal(first.images, invented.images[: len(first.images)].numpy())
-    assert not np.array_equal(first.images, other.images)
+def test_invented_characters_can_be_told_apart(invented):
+    few = koch.only_characters(invented, invented.alphabet < 3)
+    trials = koch.one_shot_trials(few, 10, 300, torch.Generator().manual_seed(0))
+    assert 0.15 < koch.one_shot_accuracy(koch.PixelNearestNeighbour(), trials) < 0.6  # by pixels; chance is 0.1
 
 
-def test_omniglot_is_whole_and_its_ink_is_1(data_dir):
-    sets = [files.load_omniglot(data_dir, part) for part in ("background", "evaluation")]
-    assert [s.images.shape for s in sets] == [(964, 20, 105, 105), (659, 20, 105, 105)]
-    assert [len(s.names) for s in sets] == [30, 20]
-    for s in sets:
-        assert np.bincount(s.alphabet).min() >= 14 and 0.04 < s.images.mean() < 0.1
-    braille = sets[0].only(["Braille"]).images[0]
-    assert np.array_equal(braille[2], braille[18])  # the one duplicate: drawers 03 and 19
+def test_the_same_seed_invents_the_same_alphabets_and_another_seed_others(invented):
+    again, other = koch.invent_alphabets(0, 1), koch.invent_alphabets(1, 1)
+    assert torch.equal(again.images, invented.images[: len(again.images)]) and again.names == ("Invented01",)
+    assert len(other.images) != len(again.images) or not torch.equal(other.images, again.images)
 
 
-def test_training_validation_and_test_share_no_alphabet(data_dir):
-    *splits, data = koch.load_data(koch.Config(data="omniglot", data_dir=data_dir))
-    names = [set(split.names) for split in splits]
-    assert data == "omniglot" and [len(n) for n in names] == [30, 10, 10] and len(set.union(*names)) == 50
-    assert names[1] == set(files.VALIDATION_ALPHABETS) and names[2] == set(files.TEST_ALPHABETS)
-    assert [len(split.images) for split in splits] == [964, 277, 382]
+@pytest.mark.thorough
+def test_fifty_invented_alphabets_have_the_figures_that_omniglot_has():
+    drawings = koch.invent_alphabets(0)
+    assert len(drawings.names) == 50 and drawings.alphabet.max() == 49
+    assert 0.065 < drawings.images.float().mean() < 0.095
+    assert [len(part.names) for part in koch.split(drawings)] == [30, 10, 10]
 
 
-# MNIST, faces, folders ------------------------------------------------------------------------------------------------
+# MNIST and faces ------------------------------------------------------------------------------------------------------
 
 
 def idx(array, kind):
@@ -252,7 +338,7 @@ def idx(array, kind):
 
 @pytest.fixture
 def digits(tmp_path):
-    """MNIST's two files with 10,000 digits: digit d, of which there are 991..1009, has d + 1 columns of ink."""
+    """MNIST's two files with 10,000 digits: digit d, of which there are 999 or 1009, has d + 1 columns of ink."""
     labels = (np.arange(10_000) % 10).astype(np.uint8)
     labels[:9] = 9
     images = np.zeros((10_000, 28, 28), np.uint8)
@@ -265,100 +351,49 @@ def digits(tmp_path):
 
 
 def test_mnist_is_ten_characters_ink_high_with_a_count_of_each(digits):
-    mnist = files.load_mnist(digits)
-    assert mnist.characters == tuple("0123456789") and mnist.counts.tolist() == [999] + [999] * 8 + [1009]
-    assert mnist.images.shape == (10, 1009, 28, 28) and mnist.images.dtype == np.float32 and mnist.images.max() == 1
+    mnist = koch.load_mnist(digits)
+    assert mnist.characters == tuple("0123456789") and mnist.counts.tolist() == [999] * 9 + [1009]
+    assert mnist.images.shape == (10, 1009, 28, 28) and mnist.images.dtype == torch.float32 and mnist.images.max() == 1
     for digit in range(10):
-        some = mnist.images[digit, : mnist.counts[digit]]
-        assert (some[:, 5].sum(1) == digit + 1).all() and not mnist.images[digit, mnist.counts[digit] :].any()
+        there = mnist.images[digit, : mnist.counts[digit]]
+        assert (there[:, 5].sum(1) == digit + 1).all() and not mnist.images[digit, mnist.counts[digit] :].any()
     order = mnist.images[3, :999, 0, 0]
-    assert not (np.diff(order) > 0).all() and np.array_equal(order, files.load_mnist(digits).images[3, :999, 0, 0])
+    assert not (order.diff() > 0).all() and torch.equal(order, koch.load_mnist(digits).images[3, :999, 0, 0])
 
 
-def test_mnist_trials_are_ten_way_and_the_exchanged_polarity_is_the_lesson(digits):
+def test_mnist_trials_are_five_draws_of_400_ten_way(digits):
     class Columns:
         size = 35
 
         def features(self, images):
-            return images[:, :, 10].mean(2)  # the share of ink columns in a row
+            return images[:, 0, 10].mean(1, keepdim=True)  # the share of ink columns
 
         def logit(self, h1, h2):
-            return -(h1 - h2).abs().sum(1)
+            return -(h1 - h2).abs().sum(-1)
 
-    result = koch.take_mnist(Columns(), digits)
-    assert result["accuracy"] == 1.0 and result["draws"] == [1.0] * 5 and result["n"] == 400
-    assert result["interval"] == files_interval(2000, 2000) and 0 <= result["pixels"] <= 1
-
-    class Ink(Columns):
-        def logit(self, h1, h2):
-            return -(h1 - h2).abs().sum(1) * (h1.sum() < 0.5 * len(h1)).float()  # is lost where most is ink
-
-    assert koch.take_mnist(Ink(), digits)["wrong_polarity"] < 0.5
-
-
-def files_interval(right, n):
-    from reference_numpy.measures import wilson_interval
-
-    return wilson_interval(right, n)
+    draws = koch.mnist_trials(digits)
+    assert [trials.support.shape for trials in draws] == [(400, 10)] * 5
+    assert [koch.one_shot_accuracy(Columns(), trials) for trials in draws] == [1.0] * 5
+    assert len({tuple(trials.answers.tolist()) for trials in draws}) == 5
 
 
 @pytest.mark.parametrize("name", ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
 def test_a_damaged_mnist_file_is_named_in_one_line(digits, name):
     whole = (digits / name).read_bytes()
-    (digits / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(koch.UserError, match=f"{name} is damaged .*; delete it"):
-        files.load_mnist(digits)
-    (digits / name).write_bytes(gzip.compress(b"x" * 500))
-    with pytest.raises(koch.UserError, match="do not hold 10,000 digits"):
-        files.load_mnist(digits)
+    for content in (whole[: len(whole) // 2], gzip.compress(b"x" * 500)):
+        (digits / name).write_bytes(content)
+        with pytest.raises(koch.UserError, match=f"{name} is damaged; delete it") as error:
+            koch.load_mnist(digits)
+        assert "\n" not in str(error.value)
 
 
-def pgm(value):
-    return b"P5\n92 112\n255\n" + bytes([value]) * (92 * 112)
-
-
-def test_faces_are_40_people_split_by_person(tmp_path):
-    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
-        archive.writestr("att_faces/README", "no picture")
-        for person in range(40):
-            for number in range(10):
-                archive.writestr(f"att_faces/s{person + 1}/{number + 1}.pgm", pgm(5 * person + number % 5))
-    faces = files.load_faces(tmp_path)
-    assert faces.images.shape == (40, 10, 105, 105) and faces.images.dtype == np.float32
-    people = [round(255 * float(row[0, 0, 0])) // 5 + 1 for row in faces.images]
-    assert [f"s{person}" for person in people] == list(faces.characters)
-    *splits, name = files.load_splits("faces", tmp_path)
-    assert name == "faces" and [len(split.images) for split in splits] == [24, 8, 8]
-    assert len(set().union(*(split.characters for split in splits))) == 40
-
-
-def test_faces_that_are_not_whole_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
-        archive.writestr("att_faces/s1/1.pgm", pgm(3))
-    with pytest.raises(koch.UserError, match="ten photographs of each of 40 people"):
-        files.load_faces(tmp_path)
-    with zipfile.ZipFile(tmp_path / "att_faces.zip", "w") as archive:
-        archive.writestr("att_faces/s1/1.pgm", pgm(3)[:50])
-    with pytest.raises(koch.UserError, match="s1/1.pgm is damaged"):
-        files.load_faces(tmp_path)
-
-
-def test_drawings_without_a_split_are_split_by_alphabet_or_else_by_class():
-    by_alphabet = files.split(koch.as_arrays(random_drawings((3,) * 7, 2, 5)))
-    assert [part.names for part in by_alphabet] == [
-        ("Alphabet0", "Alphabet1", "Alphabet2", "Alphabet5", "Alphabet6"), ("Alphabet3",), ("Alphabet4",),
-    ]  # fmt: skip
-    by_class = files.split(koch.as_arrays(random_drawings((10, 5), 2, 5)))
-    assert [len(part.images) for part in by_class] == [9, 3, 3]
-    with pytest.raises(koch.UserError, match="9 classes are too few"):
-        files.split(koch.as_arrays(random_drawings((9,), 2, 5)))
-
-
-def test_real_mnist_faces_and_omniglot_are_what_they_should_be(data_dir):
-    try:
-        mnist, faces = files.load_mnist(data_dir), files.load_faces(data_dir)
-    except koch.UserError as error:
-        pytest.skip(str(error))
+@pytest.mark.thorough
+def test_real_digits_and_faces_are_what_they_should_be(data_dir):
+    if not (Path(data_dir) / "att_faces.zip").is_file() or not (Path(data_dir) / "t10k-images-idx3-ubyte.gz").is_file():
+        pytest.skip("needs MNIST and att_faces.zip in KOCH_DATA")
+    mnist = koch.load_mnist(data_dir)
     assert mnist.counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert 0.1 < mnist.images.sum() / mnist.counts.sum() / 28**2 < 0.2  # ink is high, and little of it
+    faces, _ = koch.load_data(koch.Config(data=f"{data_dir}/att_faces.zip", ink="dark"))
     assert faces.images.shape == (40, 10, 105, 105) and 0.3 < faces.images.mean() < 0.6
+    assert [len(part.images) for part in koch.split(faces)] == [24, 8, 8]

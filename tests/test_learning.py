@@ -69,7 +69,7 @@ def test_shrinking_averages_areas_and_keeps_the_amount_of_ink():
 
 
 def test_a_minibatch_holds_whole_groups_of_one_alphabet_and_no_drawing_twice(drawings):
-    images, characters = koch.draw_batch(drawings, CONFIG, rng())
+    images, characters = koch.draw_alphabets(drawings, CONFIG, rng())
     assert images.shape == (3, 15, 105, 105) and images.dtype == torch.uint8 and characters.shape == (3, 15)
     for group, group_images in zip(characters, images):
         assert len(drawings.alphabet[group].unique()) == 1
@@ -78,7 +78,7 @@ def test_a_minibatch_holds_whole_groups_of_one_alphabet_and_no_drawing_twice(dra
 
 
 def test_a_minibatch_shows_the_drawings_of_the_characters_it_names(drawings):
-    images, characters = koch.draw_batch(drawings, dataclasses.replace(CONFIG, turns=False), rng())
+    images, characters = koch.draw_alphabets(drawings, dataclasses.replace(CONFIG, turns=False), rng())
     for character, image in zip(characters.flatten(), images.flatten(0, 1)):
         assert any(torch.equal(image, drawing) for drawing in drawings.images[character])
 
@@ -86,7 +86,7 @@ def test_a_minibatch_shows_the_drawings_of_the_characters_it_names(drawings):
 def test_every_alphabet_and_every_drawer_is_drawn(drawings):
     config, alphabets, drawn, generator = dataclasses.replace(CONFIG, turns=False), set(), set(), rng()
     for _ in range(60):
-        images, characters = koch.draw_batch(drawings, config, generator)
+        images, characters = koch.draw_alphabets(drawings, config, generator)
         alphabets |= set(drawings.alphabet[characters.flatten()].tolist())
         drawn |= {image.numpy().tobytes() for image in images.flatten(0, 1)}
     assert alphabets == {0, 1, 2}
@@ -95,11 +95,11 @@ def test_every_alphabet_and_every_drawer_is_drawn(drawings):
 
 def test_alphabets_with_too_few_characters_are_left_out_and_none_is_an_error(drawings):
     config, generator = dataclasses.replace(CONFIG, characters=6), rng()
-    batches = [koch.draw_batch(drawings, config, generator)[1].flatten() for _ in range(20)]
+    batches = [koch.draw_alphabets(drawings, config, generator)[1].flatten() for _ in range(20)]
     assert {i for characters in batches for i in drawings.alphabet[characters].tolist()} == {0, 1}
     for too_many in ({"characters": 23}, {"drawings": 5}):
         with pytest.raises(koch.UserError, match="lower --characters or --drawings"):
-            koch.draw_batch(drawings, dataclasses.replace(CONFIG, **too_many), rng())
+            koch.draw_alphabets(drawings, dataclasses.replace(CONFIG, **too_many), rng())
 
 
 def test_a_whole_alphabet_turns_alike_and_all_eight_ways_occur():
@@ -114,7 +114,7 @@ def test_batches_come_from_the_given_generator_alone(drawings):
     batches = []
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
-        images, _ = koch.draw_batch(drawings, CONFIG, generator := rng(7))
+        images, _ = koch.draw_alphabets(drawings, CONFIG, generator := rng(7))
         batches.append(distorted(koch.to_input(images[0], 35), generator))
     assert torch.equal(*batches)
 
@@ -135,25 +135,39 @@ def test_the_loss_is_the_softmax_of_each_same_pair_against_the_different_ones():
     assert koch.softmax_loss(net, h, characters).item() == pytest.approx(torch.stack(losses).mean().item(), rel=1e-5)
 
 
+def factors(config, steps):
+    """Return what set_rates makes of a highest learning rate of 1 at some steps."""
+    optimizer, found = torch.optim.SGD([{"params": [torch.zeros(1)], "highest": 1.0}], 0.0), []
+    for step in steps:
+        koch.set_rates([optimizer], step, config)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
+
+
 def test_the_learning_rate_rises_in_a_line_and_falls_to_0_along_a_cosine():
-    config = koch.Config(steps=1000, warmup=100)
-    factors = [koch.schedule(step, config) for step in range(1000)]
-    assert factors[0] == pytest.approx(0.01) and factors[49] == pytest.approx(0.5, rel=0.01)
-    assert max(factors) == pytest.approx(1, rel=0.03) and factors.index(max(factors)) == 99
-    assert factors[500] == pytest.approx(0.5, rel=0.01) and 0 <= factors[-1] < 1e-4
-    assert all(b < a for a, b in zip(factors[100:], factors[101:]))
-    assert koch.schedule(0, koch.Config(steps=10, warmup=0)) == 1
+    found = factors(koch.Config(steps=1000, warmup=100), range(1000))
+    assert found[0] == pytest.approx(0.01) and found[49] == pytest.approx(0.5, rel=0.01)
+    assert max(found) == pytest.approx(1, rel=0.03) and found.index(max(found)) == 99
+    assert found[500] == pytest.approx(0.5, rel=0.01) and 0 <= found[-1] < 1e-4
+    assert all(b < a for a, b in zip(found[100:], found[101:]))
+    assert factors(koch.Config(steps=10, warmup=0), [0]) == [1]
+
+
+def a_run(config, drawings, steps, pairs=None):
+    """Return a Run and the losses of its first steps."""
+    run, trials = koch.Run(config), koch.one_shot_trials(drawings, 2, 4, rng())
+    loop = koch.training_loop(run, drawings, pairs, trials, config)
+    return run, [next(loop)[0].item() for _ in range(steps)]
 
 
 def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(drawings):
-    torch.manual_seed(0)
-    net, config = koch.SiameseNet(35), dataclasses.replace(CONFIG, steps=10, warmup=0)
-    optimizers, before = koch.make_optimizers(net, config), [p.clone() for p in net.parameters()]
-    koch.training_step(net, optimizers, drawings, 5, config, rng())
-    for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
-        assert {group["lr"] for group in optimizer.param_groups} == {highest * koch.schedule(5, config)}
-    same = [name for (name, p), old in zip(net.named_parameters(), before) if torch.equal(p, old)]
-    assert set(same) <= {"join.bias", "twin.%d.bias" % (len(net.twin) - 2)}  # they cancel in a softmax or a difference
+    config = dataclasses.replace(CONFIG, steps=10, warmup=0)
+    before = [p.clone() for p in koch.Run(config).net.parameters()]
+    run, _ = a_run(config, drawings, 6)
+    for optimizer, highest in zip(run.optimizers, (config.learning_rate, 2e-3)):
+        assert {group["lr"] for group in optimizer.param_groups} == {highest * factors(config, [5])[0]}
+    same = [name for (name, p), old in zip(run.net.named_parameters(), before) if torch.equal(p, old)]
+    assert set(same) <= {"join.bias", "twin.%d.bias" % (len(run.net.twin) - 2)}  # they cancel in a softmax or a difference
 
 
 @pytest.mark.parametrize("size", koch.SIZES)
@@ -186,12 +200,9 @@ def test_muon_goes_down_a_bowl():
     assert p.square().sum() < 0.3 * before
 
 
-@pytest.mark.parametrize("size", koch.SIZES)
+@pytest.mark.parametrize("size", [35, pytest.param(105, marks=pytest.mark.thorough)])
 def test_a_few_steps_learn_a_few_drawings_by_heart(size):
-    torch.manual_seed(0)
     config = koch.Config(alphabets=1, characters=4, drawings=2, steps=12, warmup=2, turns=False, distortion=0.0)
     config = koch.settle(dataclasses.replace(config, size=size, device="cpu"))
-    net, drawings, generator = koch.SiameseNet(size), random_drawings((4,), 2), rng()
-    optimizers = koch.make_optimizers(net, config)
-    losses = [koch.training_step(net, optimizers, drawings, step, config, generator).item() for step in range(12)]
+    _, losses = a_run(config, random_drawings((4,), 2), 12)
     assert losses[-1] < 0.6 * losses[0]

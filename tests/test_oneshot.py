@@ -1,22 +1,13 @@
 """§4.3: trials are what they should be, and a scorer gets what it deserves."""
 
 import math
+import zipfile
 
 import pytest
 import torch
 from conftest import Always, Oracle, random_drawings, rng
 
 import koch
-from reference_numpy import files
-from reference_numpy.measures import wilson_interval
-
-
-def lake_runs(data_dir):
-    return koch.as_tensors(files.lake_runs(data_dir))
-
-
-def evaluation_set(data_dir):
-    return files.load_omniglot(data_dir, "evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +86,7 @@ def test_one_nan_makes_a_trial_wrong(drawings, trials):
     class OneNaN(Oracle):
         def logit(self, h1, h2):
             logits = super().logit(h1, h2)
-            logits[::20] = math.nan  # at the first position of each trial
+            logits[:, 0] = math.nan  # at the first position of each trial
             return logits
 
     assert koch.one_shot_accuracy(OneNaN(drawings), trials) == 0.0
@@ -142,28 +133,26 @@ def test_pixel_1nn_is_the_cosine(trials):
     support = support.view(30, 20, -1)
     cosine = (test[:, None] * support).sum(2) / test.norm(dim=1)[:, None] / support.norm(dim=2)
     few = trials._replace(test=trials.test[:30], support=trials.support[:30], answers=trials.answers[:30])
-    answers = koch.one_shot_answers(koch.load_baseline("pixels"), few)
+    answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), few)
     clear = answers >= 0
     assert clear.float().mean() > 0.5 and torch.equal(answers[clear], cosine.argmax(1)[clear])
 
 
 def test_wilsons_interval_is_the_one_in_the_books():
-    assert wilson_interval(368, 400) == pytest.approx((0.889, 0.943), abs=5e-4)
-    assert wilson_interval(0, 400)[0] == 0 and wilson_interval(400, 400)[1] == 1
-    assert wilson_interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    def interval(right, n):
+        return koch.counted(torch.arange(n) < right)["interval"]
+
+    assert interval(368, 400) == pytest.approx((0.889, 0.943), abs=5e-4)
+    assert interval(0, 400)[0] == 0 and interval(400, 400)[1] == 1
+    assert interval(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
 
 
-def test_take_trials_counts_by_alphabet(drawings, trials):
-    result = koch.take_trials(Oracle(drawings), trials)
-    assert result["alphabets"] == {"Alphabet0": [200, 200], "Alphabet1": [200, 200]}
-    assert (result["n"], result["right"], result["accuracy"], result["chance"]) == (400, 400, 1.0, 0.05)
-
-
+@pytest.mark.thorough
 def test_lakes_runs_are_the_400_trials_of_the_test_alphabets(data_dir):
-    lake = lake_runs(data_dir)
+    lake = koch.lake_trials(data_dir)
     assert lake.images.shape == (800, 105, 105) and lake.support.shape == (400, 20)
-    assert lake.alphabets == tuple(name for name in files.TEST_ALPHABETS for _ in range(40))
-    test = koch.as_tensors(evaluation_set(data_dir).only(files.TEST_ALPHABETS))
+    assert lake.alphabets == tuple(name for name in koch.TEST_ALPHABETS for _ in range(40))
+    _, _, test = koch.split(koch.load_omniglot(data_dir))
     flat = test.images.flatten(0, 1)
     known = {image.numpy().tobytes(): i for i, image in enumerate(flat)}
     found = torch.tensor([known[image.numpy().tobytes()] for image in lake.images])  # pixel-identical, all of them
@@ -174,42 +163,25 @@ def test_lakes_runs_are_the_400_trials_of_the_test_alphabets(data_dir):
     assert (drawer[lake.test[0]] + 1, drawer[lake.support[0, 0]] + 1) == (8, 5)  # run 01's drawers
 
 
+@pytest.mark.thorough
 def test_on_lakes_runs_pixel_1nn_has_2175_percent_an_oracle_400_and_a_constant_0(data_dir):
-    lake = lake_runs(data_dir)
-    assert koch.one_shot_accuracy(koch.load_baseline("pixels"), lake) == pytest.approx(0.2175)
-    assert koch.one_shot_accuracy(Oracle(koch.as_tensors(evaluation_set(data_dir))), lake) == 1.0
+    lake = koch.lake_trials(data_dir)
+    assert koch.one_shot_accuracy(koch.PixelNearestNeighbour(), lake) == pytest.approx(0.2175)
+    assert koch.one_shot_accuracy(Oracle(koch.split(koch.load_omniglot(data_dir))[2]), lake) == 1.0
     assert koch.one_shot_accuracy(Always(0.0), lake) == koch.one_shot_accuracy(Always(math.nan), lake) == 0.0
 
 
 def test_a_damaged_all_runs_zip_is_one_line(tmp_path):
-    with files.zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
         archive.writestr("run01/class_labels.txt", "run01/test/item01.png run01/training/class01.png\n")
-    with pytest.raises(koch.UserError, match="run01/training/class01.png"):
-        files.lake_runs(tmp_path)
+    with pytest.raises(koch.UserError, match="run01/training/class01.png") as error:
+        koch.lake_trials(tmp_path)
+    assert "all_runs.zip does not hold Lake's 20 runs" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_shots_are_drawings_of_the_same_character_by_other_drawers_than_the_test_image(drawings):
-    trials = koch.one_shot_trials(drawings, 20, 50, rng(), n_shot=3)
-    assert trials.support.shape == (50, 20, 3)
-    characters, drawers = trials.support // 4, trials.support % 4
-    assert (characters == characters[:, :, :1]).all()
-    for trial in range(50):
-        assert len(characters[trial, :, 0].unique()) == 20 and len(drawers[trial, 0].unique()) == 3
-        right = characters[trial, trials.answers[trial], 0]
-        assert trials.test[trial] // 4 == right and trials.test[trial] % 4 not in drawers[trial]
-    assert koch.one_shot_accuracy(Oracle(drawings), trials) == 1.0
-    assert koch.one_shot_accuracy(Always(0.0), trials) == 0.0
-    with pytest.raises(koch.UserError, match="4-shot"):
-        koch.one_shot_trials(drawings, 20, 50, rng(), n_shot=4)
-
-
-def test_a_characters_logit_is_the_mean_over_its_shots(drawings):
-    net, trials = koch.SiameseNet(35).eval(), koch.one_shot_trials(drawings, 5, 40, rng(), n_shot=2)
-    h = koch.image_features(net, trials.images)
-    with torch.no_grad():
-        means = net.logit(h[trials.test][:, None, None], h[trials.support]).mean(2)
-    assert torch.equal(koch.one_shot_answers(net, trials), means.argmax(1))
-    assert torch.equal(koch.one_shot_answers(net, trials, h), means.argmax(1))
+def test_the_largest_alphabet_says_how_many_ways_where_nobody_does(drawings):
+    assert koch.one_shot_trials(drawings, None, 5, rng()).support.shape == (5, 20)
+    assert koch.one_shot_trials(random_drawings((7, 4)), None, 5, rng()).support.shape == (5, 7)
 
 
 def test_one_shot_trials_are_the_same_whether_features_are_given_or_not(drawings, trials):

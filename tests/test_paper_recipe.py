@@ -5,11 +5,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import random_drawings, rng
 
 import koch
-from reference_numpy import layers
 
 
 def paper_config(**how):
@@ -27,14 +25,22 @@ def drawings():
     return random_drawings((5, 7, 4), 20, 35)
 
 
-def a_step(config, drawings, step=0, net=None):
-    """Take one step of the paper's recipe with known gradients; return the net, its old weights and its gradients."""
-    torch.manual_seed(0)
-    net = net or koch.SiameseNet(35, config.loss == "contrastive")
-    before = {name: p.detach().clone() for name, p in net.named_parameters()}
-    pairs = koch.training_pairs(drawings, config)
-    koch.training_step(net, koch.make_optimizers(net, config), drawings, step, config, None, pairs)
-    return net, before, {name: p.grad for name, p in net.named_parameters()}
+def a_step(config, drawings, n_steps=1):
+    """Take steps of the paper's recipe; return the net, its weights before each step and after, and its gradients."""
+    run, pairs = koch.Run(config), koch.training_pairs(drawings, config)
+    trials = koch.one_shot_trials(drawings, 2, 4, rng())
+    loop, weights, gradients = koch.training_loop(run, drawings, pairs, trials, config), [], []
+    for _ in range(n_steps):
+        weights.append({name: p.detach().clone() for name, p in run.net.named_parameters()})
+        next(loop)
+        gradients.append({name: p.grad.clone() for name, p in run.net.named_parameters()})
+    return run.net, weights, gradients
+
+
+def order(config, epoch):
+    """Return the pairs' order in an epoch, as paper_minibatch has it."""
+    n = config.pairs * (9 if config.distort else 1)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(1_000_003 * config.seed + epoch))
 
 
 # The objective --------------------------------------------------------------------------------------------------------
@@ -43,29 +49,19 @@ def a_step(config, drawings, step=0, net=None):
 def test_the_loss_is_the_cross_entropy_of_single_pairs(drawings):
     config, net = paper_config(), koch.SiameseNet(35).eval()
     pairs = koch.training_pairs(drawings, config)
-    chosen, flat = koch.epoch_order(40, 0, 0)[8:16], koch.to_input(drawings.images.flatten(0, 1), 35)
+    chosen, flat = order(config, 0)[8:16], koch.to_input(drawings.images.flatten(0, 1), 35)
     with torch.no_grad():
-        loss = koch.paper_loss(net, drawings, pairs, 1, config)
+        x, same = koch.paper_minibatch(drawings, pairs, 1, config, None)
+        loss = koch.cross_entropy(net, net.features(x), same)
         p = net.logit(*(net.features(flat[part[chosen]]) for part in (pairs.first, pairs.second))).sigmoid()
     y = pairs.same[chosen].float()
+    assert torch.equal(y, same)
     assert loss.item() == pytest.approx(-(y * p.log() + (1 - y) * (1 - p).log()).mean().item(), rel=1e-5)
-
-
-def test_the_contrastive_loss_is_the_references_on_features_over_the_root_of_their_number():
-    h1, h2, same = torch.randn(6, 512, generator=rng()), torch.randn(6, 512, generator=rng(1)), torch.arange(6) % 2
-    net = koch.SiameseNet(35, by_distance=True)
-    for margin in (1.0, 2.0):
-        config = paper_config(loss="contrastive", margin=margin)
-        ours = koch.pair_losses(net, h1, h2, same.float(), config).mean().item()
-        scaled = (h.double().numpy() / math.sqrt(512) for h in (h1, h2))
-        assert ours == pytest.approx(layers.contrastive_loss_forward(*scaled, same.numpy(), margin)[0], rel=1e-5)
-    assert net.logit(h1, h1).tolist() == pytest.approx([net.join.bias.item()] * 6, abs=1e-5)
-    assert (net.logit(h1, h2) < net.logit(h1, h1)).all()  # further apart is less alike
 
 
 def test_each_layer_has_its_own_l2_penalty_on_weights_and_none_on_biases(drawings):
     config = paper_config(penalties=distinct(8, 0.01, 0.1), learning_rates=",".join(["1"] * 8))
-    net, before, gradients = a_step(config, drawings)
+    net, (before,), (gradients,) = a_step(config, drawings)
     values = list(map(float, config.penalties.split(",")))
     for layer, l2 in zip(layers_by_name(net), values):
         for name in layer:
@@ -92,7 +88,7 @@ def test_every_parameter_belongs_to_one_layer(size, n):
 
 def test_each_layer_has_its_own_learning_rate(drawings):
     config = paper_config(learning_rates=distinct(8, 0.001, 0.1), penalties=",".join(["0"] * 8))
-    net, before, gradients = a_step(config, drawings)
+    net, (before,), (gradients,) = a_step(config, drawings)
     for layer, eta in zip(layers_by_name(net), map(float, config.learning_rates.split(","))):
         for name in layer:
             torch.testing.assert_close(net.get_parameter(name), before[name] - eta * gradients[name])
@@ -118,26 +114,20 @@ def test_the_momentum_starts_at_one_half_and_rises_by_the_epoch_to_each_layers_m
 
 
 def test_the_momentum_is_in_the_steps_taken(drawings):
-    config = paper_config(momenta=",".join(["0.9"] * 8), momentum_epochs=0, penalties=",".join(["0"] * 8))
-    torch.manual_seed(0)
-    net, pairs = koch.SiameseNet(35), koch.training_pairs(drawings, config)
-    optimizers, p = koch.make_optimizers(net, config), net.join.weight
-    places, gradients = [p.detach().clone()], []
-    for step in range(2):
-        koch.training_step(net, optimizers, drawings, step, config, None, pairs)
-        places.append(p.detach().clone())
-        gradients.append(p.grad.clone())
-    eta = float(config.learning_rates.split(",")[-1])
-    torch.testing.assert_close(places[2], places[1] - eta * (gradients[1] + 0.9 * gradients[0]))
+    config = paper_config(momenta="0.9", momentum_epochs=0, penalties="0")
+    net, weights, gradients = a_step(config, drawings, 2)
+    first, second = (g["join.weight"] for g in gradients)
+    wanted = weights[1]["join.weight"] - float(config.learning_rates) * (second + 0.9 * first)
+    torch.testing.assert_close(net.join.weight, wanted)
 
 
 def test_the_defaults_are_the_papers():
     config = koch.Config(recipe="paper")
     assert (config.batch, config.epochs, config.patience, config.pairs) == (128, 200, 20, 150_000)
     settled = koch.settle(dataclasses.replace(config, size=105, device="cpu"))
-    assert (settled.loss, settled.optimizer) == ("bce", "sgd") and settled.steps == 200 * math.ceil(150_000 / 128)
+    assert settled.steps == 200 * math.ceil(150_000 / 128)
     assert koch.N_VALIDATION == 320 and koch.N_PAIRS == 10_000
-    assert koch.DRAWERS == {"training": (0, 12), "validation": (12, 16), "test": (16, 20)}
+    assert koch.DRAWERS == {"training": slice(0, 12), "validation": slice(12, 16), "test": slice(16, 20)}
 
 
 @pytest.mark.parametrize("size", koch.SIZES)
@@ -159,12 +149,19 @@ def test_the_initial_weights_are_drawn_as_the_paper_says(size):
 # The pairs and their distortions --------------------------------------------------------------------------------------
 
 
-def test_an_epoch_goes_once_through_every_pair_and_each_epoch_in_another_order():
+def test_an_epoch_goes_once_through_every_pair_and_each_epoch_in_another_order(drawings):
     config = paper_config(pairs=20, distort=True)
-    assert koch.epoch_steps(config) == math.ceil(9 * 20 / 8)
-    orders = [koch.epoch_order(180, 0, epoch) for epoch in range(2)]
-    assert all(sorted(order.tolist()) == list(range(180)) for order in orders) and not torch.equal(*orders)
-    assert not torch.equal(koch.epoch_order(180, 1, 0), orders[0])
+    pairs, steps = koch.training_pairs(drawings, config), koch.epoch_steps(config)
+    assert steps == math.ceil(9 * 20 / 8)
+    epochs = []
+    for epoch in range(2):
+        batches = [koch.paper_minibatch(drawings, pairs, epoch * steps + step, config, None)[0] for step in range(steps)]
+        epochs.append(torch.cat([x.chunk(2)[0] for x in batches]).flatten(1))
+    assert len(epochs[0]) == 180 and not torch.equal(*epochs)
+    sums = [sorted((epoch * torch.rand(1225, generator=rng())).sum(1).tolist()) for epoch in epochs]
+    assert sums[0] == pytest.approx(sums[1], abs=1e-3)  # the same 180 images
+    other = koch.paper_minibatch(drawings, pairs, 0, dataclasses.replace(config, seed=1), None)[0]
+    assert not torch.equal(other, koch.paper_minibatch(drawings, pairs, 0, config, None)[0])
 
 
 def test_every_pair_has_eight_distorted_copies_beside_itself_and_each_twin_a_distortion_of_its_own(drawings):
@@ -178,37 +175,38 @@ def test_every_pair_has_eight_distorted_copies_beside_itself_and_each_twin_a_dis
     assert torch.equal(pairs.distortions, again.distortions) and torch.equal(pairs.first, again.first)
 
 
-def test_a_minibatch_shows_its_pairs_distorted_as_drawn(drawings, monkeypatch):
+def test_a_minibatch_shows_its_pairs_distorted_as_drawn(drawings):
     config = paper_config(pairs=10, distort=True, batch=45)
-    pairs, seen, net = koch.training_pairs(drawings, config), [], koch.SiameseNet(35)
-    net.twin.register_forward_pre_hook(lambda twin, x: seen.append(x[0]))
-    koch.paper_loss(net, drawings, pairs, 1, config)
-    chosen = koch.epoch_order(90, 0, 0)[45:]
+    pairs = koch.training_pairs(drawings, config)
+    x, same = koch.paper_minibatch(drawings, pairs, 1, config, None)
+    chosen = order(config, 0)[45:]
     flat = koch.to_input(drawings.images.flatten(0, 1), 35)
     for twin, part in enumerate((pairs.first, pairs.second)):
         wanted = koch.distort(flat[part[chosen % 10]], pairs.distortions[twin, chosen // 10, chosen % 10])
-        torch.testing.assert_close(seen[0][45 * twin : 45 * (twin + 1)], wanted)
+        torch.testing.assert_close(x[45 * twin : 45 * (twin + 1)], wanted)
     as_drawn = (chosen < 10).nonzero()[0]
-    assert (seen[0][as_drawn] - flat[pairs.first[chosen[as_drawn]]]).abs().max() < 1e-4
+    assert (x[as_drawn] - flat[pairs.first[chosen[as_drawn]]]).abs().max() < 1e-4
+    assert torch.equal(same, pairs.same[chosen % 10].float())
 
 
 def test_without_distort_nothing_is_distorted(drawings, monkeypatch):
     monkeypatch.setattr(koch, "distort", lambda *_: pytest.fail("distorted"))
     config = paper_config()
-    assert koch.training_pairs(drawings, config).distortions is None
-    koch.paper_loss(koch.SiameseNet(35), drawings, koch.training_pairs(drawings, config), 0, config)
+    pairs = koch.training_pairs(drawings, config)
+    x, _ = koch.paper_minibatch(drawings, pairs, 0, config, None)
+    assert pairs.distortions is None and x.shape == (16, 1, 35, 35)
 
 
 # Stopping -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def small_world(tmp_path, monkeypatch, drawings):
+def small_world(tmp_path, monkeypatch):
     """A training in a folder of its own, on noise by 20 drawers, with a scripted validation and no test trials."""
     monkeypatch.chdir(tmp_path)
-    other = [random_drawings((5, 7, 4), 20, 35, seed) for seed in (1, 2)]
-    monkeypatch.setattr(koch, "load_data", lambda config: (drawings, *other, "invented"))
-    monkeypatch.setattr(koch, "finish", lambda run, config, folder, *_: {"run": run, "folder": folder})
+    world = random_drawings((3,) * 50, 20, 35)._replace(by_drawer=True)
+    monkeypatch.setattr(koch, "load_data", lambda config: (world, "invented"))
+    monkeypatch.setattr(koch, "finish", lambda run, config, folder, *parts: {"run": run, "folder": folder, "parts": parts})
     seen = []
 
     def validate(script):
@@ -218,85 +216,57 @@ def small_world(tmp_path, monkeypatch, drawings):
 
         monkeypatch.setattr(koch, "one_shot_accuracy", accuracy)
 
-    return validate, seen
+    return validate, seen, world
 
 
 def test_training_stops_after_20_epochs_without_a_better_validation_and_keeps_the_best(small_world):
-    validate, seen = small_world
+    validate, seen, world = small_world
     validate(lambda epoch: {1: 0.2, 2: 0.5, 3: 0.4}.get(epoch, 0.3))
     config = koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=8, batch=8)
     done = koch.train(config)
-    assert len(seen) == 22 and done["run"]["step"] == 22 and done["run"]["best"] == 0.5  # 2 and 20 more
+    assert len(seen) == 22 and done["run"].step == 22 and done["run"].best == 0.5  # 2 and 20 more
     assert koch.load_checkpoint(done["folder"] / "best.pt").step == 2
 
 
 def test_training_stops_after_the_last_epoch_at_the_latest(small_world):
-    validate, seen = small_world
+    validate, seen, world = small_world
     validate(lambda epoch: epoch / 1000)
-    config = koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=16, batch=8, epochs=30)
+    config = koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=16, batch=8, epochs=6)
     done = koch.train(config)
-    assert len(seen) == 30 and done["run"]["step"] == 60
+    assert len(seen) == 6 and done["run"].step == 12
 
 
 def test_320_trials_of_the_validation_alphabets_by_the_validation_drawers_are_watched(small_world):
-    validate, seen = small_world
+    validate, seen, world = small_world
     validate(lambda epoch: 0.5)
     koch.train(koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=8, batch=8, epochs=1))
-    theirs = random_drawings((5, 7, 4), 20, 35, 1).images[:, 12:16].flatten(0, 1)
+    theirs = world.images[(world.alphabet >= 30) & (world.alphabet < 40)][:, 12:16].flatten(0, 1)
     assert len(seen[0].answers) == 320 and torch.equal(seen[0].images, theirs)
 
 
-# Variants -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recipe", ["fast", "paper"])
-@pytest.mark.parametrize("loss", ["bce", "contrastive"])
-@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
-def test_every_loss_learns_with_every_optimizer_in_either_recipe(recipe, loss, optimizer):
-    how = {"learning_rates": ",".join(["0.05"] * 8), "penalties": ",".join(["0"] * 8), "momenta": ",".join(["0.9"] * 8)}
-    how |= {"turns": False, "distortion": 0.0, "alphabets": 1, "characters": 4, "warmup": 2, "steps": 15}
-    config = paper_config(recipe=recipe, loss=loss, optimizer=optimizer, pairs=8, momentum_epochs=0, **how)
-    torch.manual_seed(0)
-    net, few = koch.SiameseNet(35, loss == "contrastive"), random_drawings((4,), 3, 35)
-    optimizers, pairs = koch.make_optimizers(net, config), koch.training_pairs(few, config)
-    generator = rng()
-    losses = [koch.training_step(net, optimizers, few, step, config, generator, pairs).item() for step in range(15)]
-    assert sum(losses[-3:]) / 3 < 0.7 * losses[0]
-
-
-def test_in_the_fast_recipe_same_and_different_pairs_weigh_alike():
-    config = paper_config(recipe="fast", loss="bce", alphabets=1, characters=3, drawings=2, steps=10)
-    net, few = koch.SiameseNet(35).eval(), random_drawings((3,), 2, 35)
-    generator, (images, characters) = rng(), koch.draw_batch(few, config, rng())
-    config = dataclasses.replace(config, distortion=0.0)
-    with torch.no_grad():
-        loss = koch.fast_loss(net, few, config, generator).item()
-        h = net.features(koch.to_input(images[0], 35))
-        logits, same = net.logit(h[:, None], h), characters[0][:, None] == characters[0]
-        losses = F.binary_cross_entropy_with_logits(logits, same.float(), reduction="none")
-    apart = losses[same & ~torch.eye(6, dtype=torch.bool)].mean(), losses[~same].mean()
-    assert loss == pytest.approx(sum(apart).item() / 2, rel=1e-4)
-
-
-@pytest.mark.parametrize("recipe", ["fast", "paper"])
-def test_lr_step_lets_the_learning_rates_fall_to_a_tenth_every_so_many_epochs(recipe):
-    config = paper_config(recipe=recipe, optimizer="adamw", lr_step=3, steps=40, validations=8)
-    assert koch.epoch_steps(config) == 5
-    factors = [koch.schedule(step, config) for step in (0, 14, 15, 29, 30)]
-    assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+def test_the_papers_pairs_are_of_the_training_alphabets_by_the_training_drawers(small_world, monkeypatch):
+    validate, _, world = small_world
+    validate(lambda epoch: 0.5)
+    seen, draw_pairs = [], koch.draw_pairs
+    monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how) or draw_pairs(*how))
+    done = koch.train(koch.Config(recipe="paper", size=35, device="cpu", pairs=8, batch=8, epochs=1))
+    trained_on = next(drawings for drawings, n, _ in seen if n == 8)
+    assert torch.equal(trained_on.images, world.images[world.alphabet < 30][:, :12])
+    validation, test = done["parts"]  # what the threshold is chosen on, and what is tested
+    assert torch.equal(validation.images, world.images[(world.alphabet >= 30) & (world.alphabet < 40)])
+    assert torch.equal(test.images, world.images[world.alphabet >= 40])
 
 
 @pytest.mark.parametrize(
     "how, said",
     [
-        ({"recipe": "paper", "loss": "softmax"}, "single pairs"),
-        ({"learning_rates": "0.1,0.1"}, "--learning-rates is 8 numbers"),
-        ({"momenta": "0.9,0.9,0.9,0.9,0.9,0.9,0.9,much"}, "--momenta is 8 numbers"),
-        ({"momenta": "1," * 8}, "--momenta is 8 numbers"),
-        ({"penalties": "-1," * 7 + "1"}, "--penalties is 8 numbers"),
-        ({"penalties": "1;1"}, "--penalties is 8 numbers"),
+        ({"learning_rates": "0.1,0.1"}, "one number for all or 8"),
+        ({"momenta": "0.9,0.9,0.9,0.9,0.9,0.9,0.9,much"}, "one number for all or 8"),
+        ({"momenta": "1," * 8}, "one number for all or 8"),
+        ({"penalties": "1;1"}, "one number for all or 8"),
         ({"pairs": 1}, "--pairs is at least 2"),
-        ({"optimizer": "adam"}, "--optimizer is one of"),
+        ({"batch": 0}, "--batch is at least 1"),
+        ({"name": "../x"}, "--name"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(how, said):

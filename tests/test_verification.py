@@ -2,18 +2,16 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from conftest import Always, Oracle, random_drawings, rng
 
 import koch
-from reference_numpy import measures
 
 
 @pytest.fixture(scope="module")
 def drawings():
-    return random_drawings((6, 9, 4), 20)
+    return random_drawings((6, 9, 4), 20)._replace(by_drawer=True)
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +52,16 @@ def test_pairs_are_drawn_directly_and_in_no_time():
 def test_alphabets_of_one_character_are_left_out_and_none_is_an_error():
     pairs = koch.draw_pairs(random_drawings((3, 1, 2), 4), 400, rng())
     assert set((pairs.first // 4).tolist()) == {0, 1, 2, 4, 5} and int((pairs.first // 4 < 3).sum()) == 200
-    with pytest.raises(koch.UserError, match="Alphabet0, Alphabet1: pairs take two characters"):
+    with pytest.raises(koch.UserError, match="pairs take an alphabet with two characters"):
         koch.draw_pairs(random_drawings((1, 1), 4), 10, rng())
 
 
 def test_training_validation_and_test_pairs_are_by_other_drawers(drawings):
-    parts = [koch.by_drawers(drawings, part).images for part in ("training", "validation", "test")]
+    parts = [koch.only_drawers(drawings, part).images for part in ("training", "validation", "test")]
     assert [images.shape[1] for images in parts] == [12, 4, 4]
     assert torch.equal(torch.cat(parts, 1), drawings.images)
     few = random_drawings((3, 3), 10)
-    assert koch.by_drawers(few, "test").images is few.images  # nobody says who drew these
+    assert koch.only_drawers(few, "test").images is few.images  # nobody says who drew these
 
 
 def test_a_pairs_logit_is_that_of_its_two_drawings(drawings, pairs):
@@ -78,8 +76,7 @@ def test_a_pairs_logit_is_that_of_its_two_drawings(drawings, pairs):
 
 def scored(model, drawings, threshold, monkeypatch):
     monkeypatch.setattr(koch, "N_PAIRS", 300)
-    model.threshold = threshold
-    return koch.verify(model, drawings)[0]
+    return koch.verify(model, koch.Calibration(threshold), drawings)
 
 
 def test_an_oracle_has_all_pairs_right_and_an_area_of_1(drawings, monkeypatch):
@@ -93,88 +90,72 @@ def test_a_constant_scorer_is_at_chance_and_one_that_is_no_number_is_always_wron
     assert result["right"] == right and result["area"] == 0.5
 
 
-# Thresholds, curves, calibration --------------------------------------------------------------------------------------
+def test_verification_is_of_the_test_drawers_pairs_alone(drawings, monkeypatch):
+    seen, draw_pairs = [], koch.draw_pairs
+    monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how) or draw_pairs(*how))
+    scored(Oracle(drawings), drawings, 0.5, monkeypatch)
+    assert torch.equal(seen[0][0].images, drawings.images[:, 16:20]) and seen[0][1] == 300
 
 
-def by_hand(logits, same, threshold):
-    called = logits >= threshold
-    return (called & ~same).sum() / (~same).sum(), (called & same).sum() / same.sum()
+# Thresholds and calibration -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_curve_is_the_rates_at_every_cut_and_its_area_the_share_of_ordered_pairs(seed):
-    draw = np.random.default_rng(seed)
-    same = draw.random(60) < 0.4
-    logits = np.round(draw.normal(size=60) + same, 1)  # with ties
-    false, true, thresholds = measures.roc(logits, same)
-    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1) and (np.diff(thresholds) < 0).all()
-    for cut, threshold in enumerate(thresholds):
-        assert (false[cut], true[cut]) == pytest.approx(by_hand(logits, same, threshold))
+def test_the_error_rates_are_those_counted_at_every_threshold_and_the_area_the_share_of_ordered_pairs(seed):
+    same = torch.rand(60, generator=rng(seed)) < 0.4
+    logits = ((torch.randn(60, generator=rng(seed + 9)) + same.float()) * 10).round().double() / 10  # with ties
+    false, missed, thresholds = koch.error_rates(logits, same)
+    assert (false[0], missed[0], false[-1], missed[-1]) == (1, 0, 0, 1) and (thresholds.diff() > 0).all()
+    for rate, miss, threshold in zip(false, missed, thresholds):
+        assert rate == pytest.approx((logits[~same] > threshold).double().mean().item())
+        assert miss == pytest.approx((logits[same] <= threshold).double().mean().item())
     higher = logits[same][:, None] - logits[~same]
-    area, equal = measures.area_and_equal_error(false, true)
-    assert area == pytest.approx(((higher > 0) + 0.5 * (higher == 0)).mean())
-    assert min(np.abs(false - equal).min(), np.abs(1 - true - equal).min()) < 0.1 and 0 < equal < 0.5
+    area = -torch.trapezoid(1 - missed, false)
+    assert area.item() == pytest.approx(((higher > 0) + 0.5 * (higher == 0)).double().mean().item())
 
 
-def test_the_equal_error_rate_lies_between_the_cuts_where_the_two_rates_cross():
-    assert measures.area_and_equal_error(np.array([0, 0.2, 1]), np.array([0, 0.6, 1]))[1] == pytest.approx(1 / 3)
-    assert measures.area_and_equal_error(np.array([0.0, 0, 1]), np.array([0.0, 1, 1])) == (1.0, 0.0)
-    assert measures.area_and_equal_error(np.array([0.0, 1]), np.array([0.0, 1])) == (0.5, 0.5)
+class Scripted:
+    """Give the pairs of calibrate scripted logits: those of same pairs, those of others."""
+
+    size = 35
+
+    def __init__(self, high, low):
+        self.high, self.low = high, low
+
+    def pair_logits(self, model, drawings, pairs):
+        return torch.where(pairs.same, self.high[: len(pairs.same)], self.low[: len(pairs.same)]).double()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_threshold_makes_the_fewest_mistakes(seed):
-    draw = np.random.default_rng(seed)
-    same = draw.random(50) < 0.5
-    logits = np.round(draw.normal(size=50) + same * seed, 1)
-    mistakes = lambda threshold: ((logits > threshold) != same).sum()  # noqa: E731
-    chosen = measures.choose_threshold(logits, same)
-    assert mistakes(chosen) == min(mistakes(t) for t in np.concatenate([[-99], logits]))
+def calibrated(high, low, drawings, monkeypatch):
+    monkeypatch.setattr(koch, "N_PAIRS", len(high))
+    monkeypatch.setattr(koch, "pair_logits", Scripted(high, low).pair_logits)
+    return koch.calibrate(None, drawings)
 
 
-def test_the_threshold_is_half_way_between_the_two_kinds_and_never_05_of_a_squashed_distance():
-    logits, same = np.array([-9.0, -7.0, -4.0, -2.0]), np.array([False, False, True, True])
-    assert measures.choose_threshold(logits, same) == -5.5
-    for constant in (0.0, 3.0):  # all alike: any threshold has half of them right
-        chosen = measures.choose_threshold(np.full(4, constant), same)
-        assert ((np.full(4, constant) > chosen) == same).sum() == 2
-    assert math.isfinite(measures.choose_threshold(np.array([np.nan, 1.0, 2.0, 3.0]), same))
-    assert math.isfinite(measures.choose_threshold(np.full(4, np.nan), same))
+@pytest.mark.parametrize("seed", range(3))
+def test_the_threshold_makes_the_fewest_mistakes(seed, drawings, monkeypatch):
+    high, low = torch.randn(60, generator=rng(seed)) + seed, torch.randn(60, generator=rng(seed + 5))
+    chosen = calibrated(high, low, drawings, monkeypatch).threshold
+    same = torch.arange(60) % 2 == 0
+    logits = torch.where(same, high, low)
+    mistakes = [int(((logits > t) != same).sum()) for t in torch.cat([logits - 1e-3, logits + 1e-3])]
+    assert int(((logits > chosen) != same).sum()) == min(mistakes)
 
 
-def test_the_log_odds_are_found_again():
-    draw = np.random.default_rng(0)
-    logits = draw.normal(size=200_000) * 40 + 7
-    same = draw.random(200_000) < 1 / (1 + np.exp(-(0.05 * logits - 1)))
-    scale, offset = measures.fit_log_odds(logits, same)
-    assert scale == pytest.approx(0.05, rel=0.03) and offset == pytest.approx(-1, rel=0.03)
+def test_the_threshold_is_half_way_between_the_two_kinds_and_probabilities_follow_the_logits(drawings, monkeypatch):
+    found = calibrated(torch.tensor([-4.0, -2.0] * 2), torch.tensor([-9.0, -7.0] * 2), drawings, monkeypatch)
+    assert found.threshold == -5.5 and found.scale > 0
+    assert found.scale * -5.5 + found.offset == pytest.approx(0, abs=1e-6)  # as likely the same as not
+    normal = calibrated(torch.randn(20_000, generator=rng()) + 4, torch.randn(20_000, generator=rng(1)) + 1, drawings, monkeypatch)
+    assert normal.scale == pytest.approx(3, rel=0.05) and normal.offset == pytest.approx(-7.5, rel=0.05)  # by Bayes
 
 
-def test_log_odds_that_cannot_be_fitted_leave_the_logits_as_they_are():
-    same = np.array([True, False, True, False])
-    assert measures.fit_log_odds(np.array([0.0, 1.0, np.nan, 2.0]), same) == (1.0, 0.0)
-    assert measures.fit_log_odds(np.array([0.0, 1.0, 0.0, 1.0]), same) == (1.0, 0.0)  # higher means less alike
-    assert measures.fit_log_odds(np.full(4, 3.0), same)[0] in (1.0,)
-    scale, offset = measures.fit_log_odds(np.array([1.0, -1.0, 2.0, -2.0]), same)  # parted by a line
-    assert 0 < scale < 1000 and math.isfinite(offset)
-
-
-@pytest.mark.parametrize("loss", ["softmax", "contrastive", "bce"])
-def test_a_net_gets_its_threshold_and_log_odds_on_validation_pairs_and_keeps_its_answers(loss, drawings, monkeypatch):
+def test_a_net_is_calibrated_on_the_validation_drawers_pairs_and_stays_as_it_is(drawings, monkeypatch):
     monkeypatch.setattr(koch, "N_PAIRS", 400)
-    alike = drawings.images[:, :1] ^ (random_drawings((6, 9, 4), 20, seed=1).images & drawings.images[:1])
-    drawings = drawings._replace(images=alike)  # drawings of a character differ in a tenth of their ink
     torch.manual_seed(0)
-    net = koch.SiameseNet(35, loss == "contrastive").eval()
-    net.config, trials = koch.Config(loss=loss), koch.one_shot_trials(drawings, 5, 40, rng())
-    seen, draw_pairs = [], koch.draw_pairs
+    net, seen, draw_pairs = koch.SiameseNet(35).eval(), [], koch.draw_pairs
     monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how[0]) or draw_pairs(*how))
-    answers, bias = koch.one_shot_answers(net, trials), net.join.bias.item()
-    before = koch.pair_logits(net, drawings, draw_pairs(drawings, 50, rng()))
-    koch.settle_threshold(net, drawings)
-    assert torch.equal(seen[0].images, drawings.images[:, 12:16])
-    assert torch.equal(answers, koch.one_shot_answers(net, trials))
-    after = koch.pair_logits(net, drawings, draw_pairs(drawings, 50, rng()))
-    assert torch.equal(before.argsort(), after.argsort()) and (net.join.bias.item() == bias) == (loss == "bce")
-    h = koch.image_features(net, drawings.images[0, :1])
-    assert net.logit(h, h).item() == pytest.approx(net.join.bias.item(), abs=2e-4)  # identical images: the bias
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    first, again = koch.calibrate(net, drawings), koch.calibrate(net, drawings)
+    assert first == again and torch.equal(seen[0].images, drawings.images[:, 12:16])
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
