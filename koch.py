@@ -511,7 +511,7 @@ def one_shot_answers(model, trials, h=None):
         h = image_features(model, trials.images[used])
     # Logits, not probabilities: a float32 sigmoid is exactly 1 from logit 16.7 on, and makes ties.
     few = places.split(10)  # trials at a time, so that they stay in the processor's cache
-    logits = torch.cat([torch.as_tensor(model.logit(h[part[:, :1]], h[part[:, 1:]])) for part in few]).float().cpu()
+    logits = torch.cat([torch.as_tensor(model.logit(h[p[:, :1]], h[p[:, 1:]])) for p in few]).float().cpu()
     clear = ((logits == logits.amax(1, keepdim=True)).sum(1) == 1) & ~logits.isnan().any(1)
     return torch.where(clear, logits.argmax(1), -1)
 

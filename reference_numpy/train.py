@@ -70,6 +70,8 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
     Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
     Raises UserError.
     """
+    if Path(name).name != name:
+        raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
     training, validation, test, data_set = data.load_splits(data_set, folder)
     run = new_folder(name or f"reference-{data_set}-{SIZE}-seed{seed}")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
@@ -112,9 +114,7 @@ def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
 
 
 def new_folder(name):
-    """Make and return runs/NAME, with a number where that is taken. Raises UserError when name is no folder's name."""
-    if Path(name).name != name:
-        raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
+    """Make and return runs/NAME, with a number where that is taken."""
     folder, n = Path("runs", name), 1
     while folder.exists():
         n += 1

@@ -16,6 +16,10 @@ sys.path.insert(0, str(ROOT))
 # Small arrays are computed faster by one thread, by far where other programs want the cores. threads.py has two.
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
+# Without --thorough the loops of reference_numpy run as plain Python: compiling them all takes minutes.
+if not {"--thorough", "--impl"} & {argument.split("=")[0] for argument in sys.argv}:
+    os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+
 import koch  # noqa: E402
 
 REFERENCE = "reference_numpy.layers"
@@ -41,7 +45,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    slow = [item for item in items if item.get_closest_marker("thorough") and not config.option.thorough]
+    plain = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+    slow = [
+        item for item in items
+        if item.get_closest_marker("thorough") and not config.option.thorough
+        or item.get_closest_marker("compiled") and plain
+    ]  # fmt: skip
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in set(slow)]
 
@@ -112,6 +121,13 @@ WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip f
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def schedule(step, config):
+    """Return the factor of a recipe's learning rates at a step, as koch.set_rates sets it."""
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "highest": 1.0}], 0.0)
+    koch.set_rates([optimizer], step, config)
+    return optimizer.param_groups[0]["lr"]
 
 
 def random_drawings(n_characters=(21, 22, 5), n_drawers=4, side=105, seed=0):

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from reference_numpy import data, files
+import koch
+from reference_numpy import data
 from reference_numpy.baselines import ModifiedHausdorff, PixelNearestNeighbour, modified_hausdorff
 
 scorers = pytest.mark.parametrize("scorer", [PixelNearestNeighbour(), ModifiedHausdorff()], ids=lambda s: s.name)
@@ -155,13 +156,19 @@ def test_images_that_were_repeated_without_a_copy_are_scored_too(scorer, draw):
     np.testing.assert_allclose(actual, logits(scorer, x.repeat(5, 0), y[::-1]), rtol=1e-12)
 
 
+def lake_of(data_dir):
+    return data.Trials(*(tensor.numpy() for tensor in koch.lake_trials(data_dir)[:4]))
+
+
+@pytest.mark.thorough
 def test_pixels_answer_87_of_lakes_400_trials(data_dir):
-    assert n_right(PixelNearestNeighbour(), files.lake_runs(data_dir)) == 87  # 21.75 %
+    assert n_right(PixelNearestNeighbour(), lake_of(data_dir)) == 87  # 21.75 %
 
 
+@pytest.mark.thorough
 @pytest.mark.compiled
 def test_the_modified_hausdorff_distance_answers_245_of_lakes_400_trials(data_dir):
-    assert n_right(ModifiedHausdorff(), files.lake_runs(data_dir)) == 245  # 38.75 % wrong, as Lake's demo says
+    assert n_right(ModifiedHausdorff(), lake_of(data_dir)) == 245  # 38.75 % wrong, as Lake's demo says
 
 
 PLAIN = """
@@ -176,6 +183,7 @@ print(*scorer.logit(h[[0, 0, 1, 2]], h[[1, 0, 2, 2]]), hasattr(modified_hausdorf
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.compiled
 def test_the_distance_works_as_plain_python_without_torch_too():
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}

@@ -322,11 +322,13 @@ def run_tests(*arguments, **environment):
 
 
 @compiled
+@pytest.mark.thorough
 def test_everything_works_as_plain_python_too():
     files = "test_convolution.py", "test_layers.py", "test_network.py"
     assert run_tests(*files, "-m", "not compiled", "-k", PLAIN, NUMBA_DISABLE_JIT="1") > 50
 
 
 @compiled
+@pytest.mark.thorough
 def test_no_result_depends_on_the_number_of_threads():
     assert run_tests("threads.py", NUMBA_NUM_THREADS="2") > 10

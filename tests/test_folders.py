@@ -235,7 +235,7 @@ def test_a_folder_of_classes_is_one_alphabet(own):
     assert drawings.counts.tolist() == [2, 3, 2] and drawings.counts.dtype == drawings.alphabet.dtype == torch.int64
     assert drawings.names == ("own",) and drawings.alphabet.tolist() == [0, 0, 0] and not drawings.by_drawer
     assert drawings.characters == ("a", "b", "c")
-    assert np.array_equal(drawings.images[1], [drawing(100), drawing(9), drawing(101)])  # 0, 10, 1: by name
+    assert np.array_equal(drawings.images[1], [drawing(100), drawing(101), drawing(9)])  # 0.png, 1.png, 10.png
     assert drawings.images[0, 2].max() == drawings.images[2, 2].max() == 0
 
 

@@ -54,7 +54,7 @@ def test_distortions_stay_within_the_papers_ranges(monkeypatch):
     distorted(torch.zeros(20_000, 1, 3, 3), rng())
     shift = seen[0][:, :, 2] * 105 / 2  # pixels of 105
     assert 1.9 < shift.abs().max() <= 2 and abs(shift.mean()) < 0.05
-    straight = seen[0][(seen[0][:, 0, 1] == 0) & (seen[0][:, 1, 0] == 0)]  # neither turned nor sheared: the scales alone
+    straight = seen[0][(seen[0][:, 0, 1] == 0) & (seen[0][:, 1, 0] == 0)]  # not turned, not sheared: the scales alone
     assert 0.79 < straight[:, 0, 0].min() < 0.82 and 1.18 < straight[:, 0, 0].max() < 1.21
     angles = torch.atan2(seen[0][:, 1, 0], seen[0][:, 0, 0])[(seen[0][:, :, :2].det() - 1).abs() < 1e-6]
     assert angles.abs().max() < math.atan(0.3) + math.radians(10)
@@ -167,7 +167,7 @@ def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(draw
     for optimizer, highest in zip(run.optimizers, (config.learning_rate, 2e-3)):
         assert {group["lr"] for group in optimizer.param_groups} == {highest * factors(config, [5])[0]}
     same = [name for (name, p), old in zip(run.net.named_parameters(), before) if torch.equal(p, old)]
-    assert set(same) <= {"join.bias", "twin.%d.bias" % (len(run.net.twin) - 2)}  # they cancel in a softmax or a difference
+    assert set(same) <= {"join.bias", f"twin.{len(run.net.twin) - 2}.bias"}  # they cancel in a softmax or a difference
 
 
 @pytest.mark.parametrize("size", koch.SIZES)

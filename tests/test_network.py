@@ -1,10 +1,10 @@
 """reference_numpy's twin net and its learning, against koch.SiameseNet and torch's optimisers in float64."""
 
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import schedule
 
 import koch
 from reference_numpy import layers, learning, network
@@ -315,7 +315,7 @@ def test_five_steps_of_the_papers_learning_follow_torch(draw):
 @compiled
 def test_five_steps_of_the_default_recipe_follow_koch(draw):
     net = make_net(35).train()
-    config = koch.settle(koch.Config(size=35, device="cpu", precision="float32", steps=10, warmup=2, weight_decay=0.3))
+    config = koch.settle(koch.Config(size=35, device="cpu", precision="float32", steps=10, warmup=2))
     optimizers = koch.make_optimizers(net, config)
     for group in optimizers[0].param_groups:
         group["dtype"] = torch.float64
@@ -339,10 +339,10 @@ def test_five_steps_of_the_default_recipe_follow_koch(draw):
         factor = learning.warmup_cosine(step, config.steps, config.warmup)
         parameters = network.running_statistics(parameters, twin)
         chosen = {name: gradients[name] for name in by_muon}
-        settings = factor * config.learning_rate, config.weight_decay
+        settings = factor * config.learning_rate, 0.01
         parameters, velocity = learning.muon(parameters, chosen, velocity, *settings)
         chosen = {name: gradients[name] for name in by_adam if name not in cancelling}
-        parameters, moments = learning.adamw(parameters, chosen, moments, factor * config.adam_learning_rate)
+        parameters, moments = learning.adamw(parameters, chosen, moments, factor * 2e-3)
 
         wanted = koch.softmax_loss(net, net.features(torch.tensor(x)).view(2, 5, -1), torch.tensor(characters))
         net.zero_grad()
@@ -350,9 +350,8 @@ def test_five_steps_of_the_default_recipe_follow_koch(draw):
         for name, p in net.named_parameters():
             p.grad = None if name in cancelling else p.grad
         net.get_parameter("join.bias").grad = net.get_parameter(LAST_SHIFT).grad = None
-        for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
-            for group in optimizer.param_groups:
-                group["lr"] = highest * koch.schedule(step, config)
+        koch.set_rates(optimizers, step, config)
+        for optimizer in optimizers:
             optimizer.step()
         assert_near(loss, wanted.item())
     assert_follows(parameters, net)
@@ -516,4 +515,4 @@ def test_the_papers_momentum_goes_in_a_line_from_a_half_to_its_end():
 def test_the_factor_of_the_learning_rates_is_kochs(warmup):
     config = koch.Config(steps=30, warmup=warmup)
     ours = [learning.warmup_cosine(step, 30, warmup) for step in range(30)]
-    assert ours == pytest.approx([koch.schedule(step, config) for step in range(30)], rel=1e-14)
+    assert ours == pytest.approx([schedule(step, config) for step in range(30)], rel=1e-14)

@@ -155,7 +155,8 @@ def test_an_epoch_goes_once_through_every_pair_and_each_epoch_in_another_order(d
     assert steps == math.ceil(9 * 20 / 8)
     epochs = []
     for epoch in range(2):
-        batches = [koch.paper_minibatch(drawings, pairs, epoch * steps + step, config, None)[0] for step in range(steps)]
+        places = range(epoch * steps, (epoch + 1) * steps)
+        batches = [koch.paper_minibatch(drawings, pairs, step, config, None)[0] for step in places]
         epochs.append(torch.cat([x.chunk(2)[0] for x in batches]).flatten(1))
     assert len(epochs[0]) == 180 and not torch.equal(*epochs)
     sums = [sorted((epoch * torch.rand(1225, generator=rng())).sum(1).tolist()) for epoch in epochs]
@@ -206,7 +207,8 @@ def small_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     world = random_drawings((3,) * 50, 20, 35)._replace(by_drawer=True)
     monkeypatch.setattr(koch, "load_data", lambda config: (world, "invented"))
-    monkeypatch.setattr(koch, "finish", lambda run, config, folder, *parts: {"run": run, "folder": folder, "parts": parts})
+    names = ("run", "config", "folder", "validation", "test")
+    monkeypatch.setattr(koch, "finish", lambda *how: dict(zip(names, how)))
     seen = []
 
     def validate(script):
@@ -252,7 +254,7 @@ def test_the_papers_pairs_are_of_the_training_alphabets_by_the_training_drawers(
     done = koch.train(koch.Config(recipe="paper", size=35, device="cpu", pairs=8, batch=8, epochs=1))
     trained_on = next(drawings for drawings, n, _ in seen if n == 8)
     assert torch.equal(trained_on.images, world.images[world.alphabet < 30][:, :12])
-    validation, test = done["parts"]  # what the threshold is chosen on, and what is tested
+    validation, test = done["validation"], done["test"]  # what the threshold is chosen on, and what is tested
     assert torch.equal(validation.images, world.images[(world.alphabet >= 30) & (world.alphabet < 40)])
     assert torch.equal(test.images, world.images[world.alphabet >= 40])
 

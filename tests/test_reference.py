@@ -8,17 +8,17 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, random_drawings
+from conftest import ROOT, random_drawings, schedule
 
 import koch
-from reference_numpy import compare, data, files, layers, network, train
+from reference_numpy import compare, data, layers, network, train
 from reference_numpy.__main__ import main
-from reference_numpy.terminal import UserError
+from reference_numpy.data import UserError
 
 
 def numpy_drawings(**how):
     drawings = random_drawings(**how)
-    return files.Drawings(drawings.images.numpy(), drawings.alphabet.numpy(), drawings.names)
+    return data.Drawings(drawings.images.numpy(), drawings.alphabet.numpy(), drawings.names)
 
 
 def weights_of(net):
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("KOCH_DATA", raising=False)
     monkeypatch.setattr(train, "N_VALIDATION", 8)
     sets = [numpy_drawings(n_characters=(21, 22), seed=seed) for seed in range(3)]
-    monkeypatch.setattr(files, "load_splits", lambda data_set, folder: (*sets, "invented"))
+    monkeypatch.setattr(data, "load_splits", lambda data_set, folder: (*sets, "invented"))
     return tmp_path
 
 
@@ -140,6 +140,7 @@ def test_one_nan_logit_makes_the_answer_wrong():
     assert (answers == -1).all()
 
 
+@pytest.mark.compiled
 def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe():
     torch.manual_seed(0)
     net = koch.SiameseNet(35).double().train()
@@ -156,15 +157,17 @@ def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe():
         assert np.allclose(after[name], tensor.numpy(), rtol=1e-10, atol=1e-14), name
 
 
+@pytest.mark.compiled
 def test_training_steps_follow_kochs_to_the_last_digits():
     torch.manual_seed(0)
     net = koch.SiameseNet(35).double().train()
     config = koch.settle(koch.Config(device="cpu", size=35, precision="float32", steps=1000))
     optimizers, parameters, state = koch.make_optimizers(net, config), weights_of(net), {"muon": {}, "adamw": {}}
     optimizers[0].param_groups[0]["dtype"] = torch.float64
-    assert (config.learning_rate, config.adam_learning_rate, config.weight_decay, config.warmup) == (
-        train.MUON_RATE, train.ADAMW_RATE, train.WEIGHT_DECAY, train.WARMUP,
-    )  # fmt: skip
+    groups = [optimizer.param_groups[0] for optimizer in optimizers]
+    highest = train.MUON_RATE, train.ADAMW_RATE
+    assert tuple(group["highest"] for group in groups) == highest and config.warmup == train.WARMUP
+    assert groups[0]["weight_decay"] == train.WEIGHT_DECAY
     rng = np.random.default_rng(0)
     for step in range(3):
         images, characters = rng.random((12, 1, 35, 35)), np.array([[0, 0, 1, 1, 2, 2], [3, 4, 3, 3, 4, 5]])
@@ -172,33 +175,33 @@ def test_training_steps_follow_kochs_to_the_last_digits():
         loss = koch.softmax_loss(net, h, torch.from_numpy(characters))
         net.zero_grad()
         loss.backward()
-        for optimizer, highest in zip(optimizers, (config.learning_rate, config.adam_learning_rate)):
-            optimizer.param_groups[0]["lr"] = highest * koch.schedule(step, config)
+        koch.set_rates(optimizers, step, config)
+        for optimizer in optimizers:
             optimizer.step()
-        factor = koch.schedule(step, config)
+        factor = schedule(step, config)
         parameters, state, ours = train.training_step(parameters, state, images, characters, factor)
         assert ours == pytest.approx(loss.item(), rel=1e-8)
     for name, tensor in net.state_dict().items():
         assert np.abs(parameters[name] - tensor.numpy()).max() < 1e-6, name
 
 
-def test_training_learns_ends_with_a_checkpoint_that_koch_reads_and_repeats_itself(here, capsys):
+@pytest.mark.compiled
+def test_training_ends_with_a_checkpoint_whose_weights_fit_kochs_net_and_repeats_itself(here, capsys):
     results = [train.train("auto", "", steps=4, seed=3, name=name) for name in ("a", "b")]
     assert results[0] == results[1]
     assert {path.name for path in (here / "runs/a").iterdir()} == {"best.npz", "curves.png", "log.csv"}
     (first, about), (second, _) = (train.load_checkpoint(here / "runs" / name / "best.npz") for name in "ab")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert about["config"]["data"] == "invented" and about["config"]["seed"] == 3
-    net = koch.load_checkpoint("runs/a/best.npz")
-    assert net.size == 35 and net.step == about["step"] and net.config.data == "invented"
-    assert all(np.array_equal(tensor.numpy(), first[name]) for name, tensor in net.state_dict().items())
-    said = capsys.readouterr().out
-    assert "400 one-shot trials within invented alphabets" in said and "koch.py oneshot runs/a/best.npz" in said
+    assert 0 <= about["validation"] <= 1 and about["step"] <= 4
+    koch.SiameseNet(35).load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in first.items()})
+    assert "400 one-shot trials within invented alphabets" in capsys.readouterr().out
     other = train.train("auto", "", steps=4, seed=4, name="c")
     assert not np.array_equal(train.load_checkpoint("runs/c/best.npz")[0]["twin.0.weight"], first["twin.0.weight"])
     assert 0 <= other <= 1
 
 
+@pytest.mark.compiled
 def test_the_best_checkpoint_is_kept_not_the_last(here, monkeypatch):
     scores = iter([0.25, 0.75, 0.5, 0.125])
     trials = data.one_shot_trials(numpy_drawings(n_characters=(21, 22)), 20, 8, np.random.default_rng(0))
@@ -214,23 +217,25 @@ def test_the_best_checkpoint_is_kept_not_the_last(here, monkeypatch):
     assert train.load_checkpoint("runs/kept/best.npz")[1]["step"] == 2
 
 
+@pytest.mark.compiled
 def test_same_weights_same_answers_at_size_35(invented, request):
     torch.manual_seed(0)
     net, rng = koch.SiameseNet(35), np.random.default_rng(0)
-    drawings = files.Drawings(invented.images.numpy(), invented.alphabet.numpy(), invented.names)
+    drawings = data.Drawings(invented.images.numpy(), invented.alphabet.numpy(), invented.names)
     parameters, state = weights_of(net), {"muon": {}, "adamw": {}}
     for _ in range(10):  # so that the running statistics are no longer those of the start
         images, characters = data.draw_batch(drawings, 2, 5, 2, rng)
         x = data.to_input(images.reshape(-1, 105, 105), 35)
         parameters, state, _ = train.training_step(parameters, state, x, characters, 0.5)
     if os.environ.get("KOCH_DATA"):
-        trials = koch.as_tensors(files.lake_runs(request.getfixturevalue("data_dir")))
+        trials = koch.lake_trials(request.getfixturevalue("data_dir"))
     else:
         trials = koch.one_shot_trials(invented, 20, 200, torch.Generator().manual_seed(0))
     net.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in parameters.items()})
     agree(net.eval(), parameters, trials)
 
 
+@pytest.mark.thorough
 def test_same_weights_same_answers_at_size_105(invented):
     torch.manual_seed(0)
     net = koch.SiameseNet(105).eval()
@@ -240,7 +245,7 @@ def test_same_weights_same_answers_at_size_105(invented):
 
 def agree(net, parameters, trials):
     """Assert that features are within 1e-4 and all answers are the same."""
-    ours = koch.as_arrays(trials)
+    ours = data.Trials(*(tensor.numpy() for tensor in trials[:4]))
     with torch.no_grad():
         h = net.features(koch.to_input(trials.images[:50], net.size)).numpy()
     mine = network.features_forward(parameters, data.to_input(ours.images[:50], net.size))[0]
@@ -262,23 +267,56 @@ def test_no_module_but_compare_imports_torch_and_none_scipy():
     assert "torch" not in {a.name.partition(".")[0] for n in top if isinstance(n, ast.Import) for a in n.names}
 
 
+@pytest.mark.thorough
 def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path):
     code = """
 import reference_numpy.train as train, reference_numpy.compare
 from reference_numpy.__main__ import main
-from reference_numpy.terminal import UserError
 
 train.N_VALIDATION, train.VALIDATIONS = 8, 1
 print("status", main(["train", "--steps", "2", "--data", "invented", "--name", "small"]))
 """
+    (tmp_path / "data").mkdir()
+    keep(tmp_path / "data/invented.npz", random_drawings((20, 21) * 25, 20))
     done = run_python(code, tmp_path)
     assert "status 0" in done.stdout, done.stderr
     assert "this net, trained on invented" in done.stdout
     assert (tmp_path / "runs/small/best.npz").is_file()
 
 
-def refuse(*_, **__):
-    raise files.urllib.error.URLError("no network")
+def keep(path, drawings):
+    """Write drawings as koch.py keeps them."""
+    bits = np.packbits(drawings.images.numpy(), axis=-1)
+    np.savez(path, bits=bits, alphabet=drawings.alphabet.numpy(), names=np.array(drawings.names))
+
+
+def test_what_koch_keeps_is_read_and_split_alike(here):
+    monkeyed = random_drawings((3,) * 50, 20)
+    koch.kept(here / "data" / "invented.npz", koch.Drawings, lambda: monkeyed)
+    kept = data.load_arrays("invented.npz")
+    assert np.array_equal(kept["images"], monkeyed.images.numpy())
+    for first, (theirs, wanted) in enumerate(zip(LOAD_SPLITS("auto")[:3], koch.split(monkeyed))):
+        assert np.array_equal(theirs.images, wanted.images.numpy()) and theirs.names == wanted.names
+        assert np.array_equal(theirs.alphabet, wanted.alphabet.numpy())
+
+
+LOAD_SPLITS = data.load_splits
+
+
+def test_lakes_trials_are_kochs(here):
+    trials = koch.one_shot_trials(random_drawings((20, 21)), 20, 9, torch.Generator().manual_seed(0))
+    koch.kept(here / "data" / "lake.npz", koch.Trials, lambda: trials)
+    ours = data.load_lake()
+    assert all(np.array_equal(mine, theirs.numpy()) for mine, theirs in zip(ours, trials))
+
+
+def test_missing_and_damaged_arrays_are_one_line(here):
+    with pytest.raises(UserError, match="run python koch.py train first"):
+        data.load_lake()
+    (here / "data").mkdir()
+    (here / "data/lake.npz").write_bytes(b"PK nothing")
+    with pytest.raises(UserError, match="lake.npz is damaged"):
+        data.load_lake()
 
 
 @pytest.mark.parametrize(
@@ -287,7 +325,7 @@ def refuse(*_, **__):
         (["train", "--steps", "0"], "--steps"),
         (["train", "--stepz", "3"], "--stepz"),
         (["train", "--step", "3"], "--step"),
-        (["train", "--data-dir", "nowhere", "--data", "omniglot"], "is not there"),
+        (["train", "--data-dir", "nowhere", "--data", "omniglot"], "there is no omniglot.npz"),
         (["train", "--name", "a/b"], "--name"),
         (["compare", "no_such_module"], "no_such_module"),
         ([], "COMMAND"),
@@ -295,7 +333,6 @@ def refuse(*_, **__):
 )
 def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(files.urllib.request, "urlopen", refuse)
     try:
         status = main(arguments)
     except SystemExit as end:
@@ -308,13 +345,11 @@ def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, monkeyp
 def test_a_damaged_checkpoint_and_one_of_another_program_are_refused(tmp_path):
     path = tmp_path / "best.npz"
     path.write_bytes(b"PK nothing")
-    for load, error in ((train.load_checkpoint, UserError), (koch.load_checkpoint, UserError)):
-        with pytest.raises(error, match="is not a checkpoint"):
-            load(path)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        train.load_checkpoint(path)
     np.savez(path, weight=np.zeros(3))
-    for load, error in ((train.load_checkpoint, UserError), (koch.load_checkpoint, UserError)):
-        with pytest.raises(error, match="is not a checkpoint"):
-            load(path)
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        train.load_checkpoint(path)
 
 
 # The table ------------------------------------------------------------------------------------------------------------
@@ -336,6 +371,7 @@ del maxpool2x2_backward
 '''
 
 
+@pytest.mark.thorough
 def test_the_table_goes_on_whatever_a_students_module_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare, "BUDGET", 0.01)
@@ -354,7 +390,7 @@ def test_the_table_goes_on_whatever_a_students_module_does(tmp_path, monkeypatch
         assert problem in problems[operation], (operation, problems[operation])
         assert problems[operation] in said
     assert not problems["conv2d"] and not problems["softmax_cross_entropy"]
-    assert {row["operation"] for row in rows} == {case.operation for case in compare.all_cases()} | {"siamese net"}
+    assert {row["operation"] for row in rows} == {case.operation for case in compare.all_cases()}
     for row in rows:  # everything that is no student's is as exact as float32 can be
         if row["implementation"] not in ("student.py", "torch") and "problem" not in row:
             relative = [value for key, value in row.items() if key.startswith("relative_error")]
@@ -363,6 +399,7 @@ def test_the_table_goes_on_whatever_a_students_module_does(tmp_path, monkeypatch
     assert len((tmp_path / "runs/compare/compare.csv").read_text().splitlines()) == len(rows) + 1
 
 
+@pytest.mark.compiled
 def test_the_teaching_way_agrees_with_the_ladder():
     rng = np.random.default_rng(0)
     x, w, b = rng.standard_normal((3, 2, 7, 9)), rng.standard_normal((5, 2, 3, 2)), rng.standard_normal(5)
@@ -372,6 +409,7 @@ def test_the_teaching_way_agrees_with_the_ladder():
         assert np.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.compiled
 def test_an_error_in_a_result_shows_in_its_own_column(monkeypatch):
     monkeypatch.setattr(compare, "BUDGET", 0.0)
     monkeypatch.setattr(compare, "PAUSE", 0.0)

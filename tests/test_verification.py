@@ -146,7 +146,8 @@ def test_the_threshold_is_half_way_between_the_two_kinds_and_probabilities_follo
     found = calibrated(torch.tensor([-4.0, -2.0] * 2), torch.tensor([-9.0, -7.0] * 2), drawings, monkeypatch)
     assert found.threshold == -5.5 and found.scale > 0
     assert found.scale * -5.5 + found.offset == pytest.approx(0, abs=1e-6)  # as likely the same as not
-    normal = calibrated(torch.randn(20_000, generator=rng()) + 4, torch.randn(20_000, generator=rng(1)) + 1, drawings, monkeypatch)
+    high, low = torch.randn(20_000, generator=rng()) + 4, torch.randn(20_000, generator=rng(1)) + 1
+    normal = calibrated(high, low, drawings, monkeypatch)
     assert normal.scale == pytest.approx(3, rel=0.05) and normal.offset == pytest.approx(-7.5, rel=0.05)  # by Bayes
 
 
