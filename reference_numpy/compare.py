@@ -6,6 +6,7 @@ the package that imports torch, and it does so when it runs.
 """
 
 import csv
+import functools
 import importlib
 import importlib.util
 import multiprocessing
@@ -13,6 +14,7 @@ import os
 import statistics
 import sys
 import time
+import timeit
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -21,11 +23,11 @@ import numpy as np
 from numba import prange
 
 from . import convolution, layers
-from .jit import kernel
 from .data import UserError
+from .jit import kernel
 
 FOLDER = Path("runs") / "compare"
-PATIENCE = 30.0  # seconds: a rung that would take longer for a case is left out, and the table says how long
+MOST = {"loops": 1e8, "taps": 5e10, "numba": 5e10}  # floating-point operations: what has more takes minutes
 BUDGET = 1.5  # seconds of calls whose median is the time
 PAUSE = 0.3  # seconds between implementations: until the threads of the last one have stopped looking for work
 
@@ -36,11 +38,10 @@ class Case(NamedTuple):
     operation: str  # the layer's name: conv2d stands for conv2d_forward and conv2d_backward
     shape: str  # in words
     make: Callable  # rng -> arguments; float64 arrays, which are cast, and others
-    torch: Callable  # the same by torch: tensors -> tensor
     gradients: tuple  # names of the gradients, those of the first arguments
+    small: bool = True  # --quick takes it
     flops: float = 0.0  # floating-point operations forwards and backwards; 0: not counted
     moved: float = 0.0  # numbers that must be read and written at least, forwards and backwards
-    small: bool = False  # --quick takes it
 
 
 def normal(*shapes):
@@ -49,14 +50,12 @@ def normal(*shapes):
 
 
 def with_ties(*shape):
-    """Return a function that draws one array of small whole numbers: ties and exact zeros are everywhere."""
+    """Return a function that draws an array of small whole numbers: ties and exact zeros are everywhere."""
     return lambda rng: (rng.integers(-2, 3, shape).astype(np.float64),)
 
 
 def convolution_case(what, N, C, H, F, K, small=False):
     """Return the case of N images (C, H, H) under F filters (C, K, K)."""
-    import torch.nn.functional as functional
-
     out = H - K + 1
 
     def make(rng):
@@ -66,82 +65,94 @@ def convolution_case(what, N, C, H, F, K, small=False):
     moved = 2 * (N * C * H * H + F * C * K * K + N * F * out * out) + N * F * out * out
     shape = f"{what}{N}x{C}x{H}x{H}, {F} filters {K}x{K}"
     flops = 3 * 2 * N * F * C * K * K * out * out
-    return Case("conv2d", shape, make, functional.conv2d, ("dx", "dw", "db"), flops, moved, small)
+    return Case("conv2d", shape, make, ("dx", "dw", "db"), small, flops, moved)
 
 
 def linear_case(what, N, D, M, small=False):
     """Return the case of N images with D numbers each and M outputs."""
-    import torch.nn.functional as functional
 
     def make(rng):
         return rng.standard_normal((N, D)), rng.standard_normal((M, D)) / D**0.5, rng.standard_normal(M)
 
     shape, moved = f"{what}{N}x{D} -> {M}", 2 * (N * D + M * D + N * M) + N * M
-    return Case("linear", shape, make, functional.linear, ("dx", "dw", "db"), 6 * N * D * M, moved, small)
+    return Case("linear", shape, make, ("dx", "dw", "db"), small, 6 * N * D * M, moved)
 
 
-def all_cases():
-    """Return every case, Koch's own layers among them."""
+def with_statistics(rng):
+    """Draw images, scale, shift, running mean and running variance."""
+    return *normal((32, 64, 16, 16), (64,), (64,), (64,))(rng), rng.uniform(0.5, 2, 64)
+
+
+def logits_and_labels(rng):
+    """Draw logits of pairs, and 1.0 or 0.0 for each."""
+    return 10 * rng.standard_normal(128), (rng.random(128) < 0.5).astype(np.float64)
+
+
+def near_pairs(rng):
+    """Draw features of pairs at distances about 0.6, less than the margin, and 1.0 or 0.0 for each."""
+    h1, h2 = normal((128, 512), (128, 512))(rng)
+    return 0.02 * h1, 0.02 * h2, (rng.random(128) < 0.5).astype(np.float64)
+
+
+def all_pairs(rng):
+    """Draw the logits of all pairs of 30 drawings of ten characters, in four alphabets; and which are the same."""
+    characters = np.tile(np.arange(10).repeat(3), (4, 1))
+    return rng.standard_normal((4, 30, 30)), characters[:, :, None] == characters[:, None]
+
+
+CASES = [  # Koch's own layers among them
+    convolution_case("", 2, 3, 12, 8, 4, small=True),
+    convolution_case("", 32, 64, 18, 64, 3, small=True),
+    convolution_case("Koch's 1st: ", 32, 1, 105, 64, 10),
+    convolution_case("Koch's 2nd: ", 32, 64, 48, 128, 7),
+    convolution_case("Koch's 3rd: ", 32, 128, 21, 128, 4),
+    convolution_case("Koch's 4th: ", 32, 128, 9, 256, 4),
+    Case("maxpool2x2", "8x16x33x32", with_ties(8, 16, 33, 32), ("dx",)),
+    Case("maxpool2x2", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), ("dx",), small=False),
+    Case("relu", "8x16x33x32", with_ties(8, 16, 33, 32), ("dx",)),
+    Case("relu", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), ("dx",), small=False),
+    Case("sigmoid", "Koch's: 32x4096", normal((32, 4096)), ("dx",)),
+    linear_case("", 32, 1024, 512, small=True),
+    linear_case("Koch's: ", 32, 9216, 4096),
+    Case("batchnorm", "32x64x16x16, training", with_statistics, ("dx", "dscale", "dshift")),
+    Case("l1_join", "Koch's: 32x4096", normal((32, 4096), (32, 4096), (1, 4096), (1,)), ("dh1", "dh2", "dalpha", "dbias")),
+    Case("bce_with_logits", "128", logits_and_labels, ("dlogits",)),
+    Case("softmax_cross_entropy", "4x30x30", all_pairs, ("dlogits",)),
+    Case("contrastive_loss", "128x512", near_pairs, ("dh1", "dh2")),
+    Case("l2_penalty", "128x64x7x7", lambda rng: (*normal((128, 64, 7, 7))(rng), 0.01), ("dw",)),
+]
+
+
+def torch_functions():
+    """Return torch's function of each operation: {name: tensors -> tensor}."""
     import torch
-    import torch.nn.functional as functional
+    import torch.nn.functional as F
 
-    def pooled(x):
-        return functional.max_pool2d(x, 2)
-
-    def normalised(x, scale, shift, mean, var):
-        return functional.batch_norm(x, mean.clone(), var.clone(), scale, shift, training=True)
-
-    def joined(h1, h2, alpha, bias):
-        return functional.linear((h1 - h2).abs(), alpha, bias).squeeze(-1)
+    def batchnorm(x, scale, shift, mean, var):
+        return F.batch_norm(x, mean.clone(), var.clone(), scale, shift, training=True)
 
     def softmax(logits, same):
-        same = same.bool()
         different = logits.masked_fill(same, -torch.inf).logsumexp(2, keepdim=True)
-        return functional.softplus(different - logits)[same & ~torch.eye(len(same[0]), dtype=torch.bool)].mean()
+        itself = torch.eye(same.shape[1], dtype=torch.bool)
+        return F.softplus(different - logits)[same & ~itself].mean()
 
     def contrastive(h1, h2, same):
         distance = (h1 - h2).norm(dim=1)
         return (same * distance**2 + (1 - same) * (1 - distance).clamp(min=0) ** 2).mean() / 2
 
-    def with_statistics(rng):
-        return *normal((32, 64, 16, 16), (64,), (64,), (64,))(rng), rng.uniform(0.5, 2, 64)
-
-    def near_pairs(rng):
-        h1, h2 = normal((128, 512), (128, 512))(rng)
-        return 0.02 * h1, 0.02 * h2, coins(rng, 128)  # distances about 0.6, less than the margin
-
-    def coins(rng, n):
-        return (rng.random(n) < 0.5).astype(np.float64)
-
-    def pairs(rng):
-        characters = np.tile(np.arange(10).repeat(3), (4, 1))
-        return rng.standard_normal((4, 30, 30)), characters[:, :, None] == characters[:, None]
-
-    return [
-        convolution_case("", 2, 3, 12, 8, 4, small=True),
-        convolution_case("", 32, 64, 18, 64, 3, small=True),
-        convolution_case("Koch's 1st: ", 32, 1, 105, 64, 10),
-        convolution_case("Koch's 2nd: ", 32, 64, 48, 128, 7),
-        convolution_case("Koch's 3rd: ", 32, 128, 21, 128, 4),
-        convolution_case("Koch's 4th: ", 32, 128, 9, 256, 4),
-        Case("maxpool2x2", "8x16x33x32", with_ties(8, 16, 33, 32), pooled, ("dx",), small=True),
-        Case("maxpool2x2", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), pooled, ("dx",)),
-        Case("relu", "8x16x33x32", with_ties(8, 16, 33, 32), torch.relu, ("dx",), small=True),
-        Case("relu", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), torch.relu, ("dx",)),
-        Case("sigmoid", "Koch's: 32x4096", normal((32, 4096)), torch.sigmoid, ("dx",), small=True),
-        linear_case("", 32, 1024, 512, small=True),
-        linear_case("Koch's: ", 32, 9216, 4096),
-        Case("batchnorm", "32x64x16x16, training", with_statistics, normalised, ("dx", "dscale", "dshift"), small=True),
-        Case("l1_join", "Koch's: 32x4096", normal((32, 4096), (32, 4096), (1, 4096), (1,)), joined,
-             ("dh1", "dh2", "dalpha", "dbias"), small=True),
-        Case("bce_with_logits", "128", lambda rng: (10 * rng.standard_normal(128), coins(rng, 128)),
-             functional.binary_cross_entropy_with_logits, ("dlogits",), small=True),
-        Case("softmax_cross_entropy", "4x30x30", pairs, softmax, ("dlogits",), small=True),
-        Case("contrastive_loss", "128x512", near_pairs,
-             contrastive, ("dh1", "dh2"), small=True),
-        Case("l2_penalty", "128x64x7x7", lambda rng: (*normal((128, 64, 7, 7))(rng), 0.01),
-             lambda w, l2: l2 * (w * w).sum(), ("dw",), small=True),
-    ]  # fmt: skip
+    return {
+        "conv2d": F.conv2d,
+        "maxpool2x2": lambda x: F.max_pool2d(x, 2),
+        "relu": torch.relu,
+        "sigmoid": torch.sigmoid,
+        "linear": F.linear,
+        "batchnorm": batchnorm,
+        "l1_join": lambda h1, h2, alpha, bias: F.linear((h1 - h2).abs(), alpha, bias).squeeze(-1),
+        "bce_with_logits": F.binary_cross_entropy_with_logits,
+        "softmax_cross_entropy": softmax,
+        "contrastive_loss": contrastive,
+        "l2_penalty": lambda w, l2: l2 * (w * w).sum(),
+    }
 
 
 # The teaching way: all columns of the minibatch at once, and NumPy's product ------------------------------------------
@@ -203,7 +214,6 @@ class Measured(NamedTuple):
 
     out: np.ndarray = None
     gradients: tuple = ()
-    first: float = 0.0  # seconds of the first call forwards and backwards: it compiles, where something does
     forward: float = 0.0  # seconds, median
     backward: float = 0.0
     problem: str = ""
@@ -215,10 +225,8 @@ def measure(forward, backward, arguments, dout, budget=None):
     budget: seconds (BUDGET); as many calls as fit, three at least, unless one call takes longer than it
     """
     budget = BUDGET if budget is None else budget
-    start = time.perf_counter()
-    out, cache = forward(*arguments)
+    out, cache = forward(*arguments)  # compiles, where something does
     gradients = backward(dout, cache)
-    first = time.perf_counter() - start
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     kept = np.array(out), tuple(None if g is None else np.array(g) for g in gradients)
     forwards, backwards = [], []
@@ -231,20 +239,20 @@ def measure(forward, backward, arguments, dout, budget=None):
         backwards.append(time.perf_counter() - b)
         if forwards[0] + backwards[0] > budget or len(forwards) == 1000:
             break
-    return Measured(*kept, first, statistics.median(forwards), statistics.median(backwards))
+    return Measured(*kept, statistics.median(forwards), statistics.median(backwards))
 
 
 def torch_layer(case):
     """Return forward and backward of a case by torch; arrays go in and come out without being copied."""
     import torch
 
-    n = len(case.gradients)
+    function, n = torch_functions()[case.operation], len(case.gradients)
 
     def forward(*arguments):
         tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
         for tensor in tensors[:n]:
             tensor.requires_grad_()
-        out = case.torch(*tensors)
+        out = function(*tensors)
         return out.detach().numpy(), (out, tensors[:n])
 
     def backward(dout, cache):
@@ -274,13 +282,11 @@ def problem_of(measured, exact, names):
     return ""
 
 
-def errors(measured, exact):
-    """Return (absolute, relative) of out and of each gradient: the largest difference, and over the largest entry."""
-    pairs = zip((measured.out, *measured.gradients), (exact.out, *exact.gradients))
+def relative_errors(measured, exact):
+    """Return the largest difference of out and of each gradient, over the largest entry."""
     found = []
-    for array, right in pairs:
-        difference = float(np.abs(array - right).max())
-        found.append((difference, difference / (float(np.abs(right).max()) or 1.0)))
+    for array, right in zip((measured.out, *measured.gradients), (exact.out, *exact.gradients)):
+        found.append(float(np.abs(array - right).max()) / (float(np.abs(right).max()) or 1.0))
     return found
 
 
@@ -295,93 +301,47 @@ def machine_rates():
     """Measure this machine: operations a second of a large float32 matrix product, and bytes a second of a copy."""
     a, source = np.ones((2048, 2048), np.float32), np.ones((64, 1 << 20), np.float32)
     target = np.empty_like(source)
-
-    def best(call):
-        call()
-        seconds = []
-        for _ in range(7):
-            start = time.perf_counter()
-            call()
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds)
-
-    product = 2 * 2048**3 / best(lambda: a @ a)
+    product = statistics.median(timeit.repeat(lambda: a @ a, number=1, repeat=7))
     time.sleep(PAUSE)
-    return product, 2 * source.nbytes / best(lambda: copy(target, source))
+    copying = statistics.median(timeit.repeat(lambda: copy(target, source), number=1, repeat=7))
+    return 2 * 2048**3 / product, 2 * source.nbytes / copying
 
 
 # A student's module, in a process of its own --------------------------------------------------------------------------
 
 
-class Student:
-    """Call a module's functions in another process, so that nothing they do can stop the table."""
+def measure_student(module, operation, arguments, dout, limit):
+    """Return the Measured of a case by a module's functions, in another process, so that they cannot stop the table.
 
-    def __init__(self, module, limit):
-        self.module, self.limit, self.process = module, limit, None
-
-    def call(self, operation, arguments, dout):
-        """Return the Measured of one case; its problem says what went wrong, in one line."""
-        if self.process is None:
-            context = multiprocessing.get_context("spawn")
-            self.pipe, theirs = context.Pipe()
-            self.process = context.Process(target=serve, args=(self.module, theirs), daemon=True)
-            self.process.start()
-            theirs.close()
-            if problem := self.answer(60.0):
-                return Measured(problem=problem)
-        try:
-            self.pipe.send((operation, arguments, dout, self.limit / 10))
-        except OSError:
-            self.stop()
-            return Measured(problem="its process ended")
-        answer = self.answer(self.limit)
-        return answer if isinstance(answer, Measured) else Measured(problem=answer)
-
-    def answer(self, seconds):
-        """Wait for an answer; return it, or in words that none came."""
-        try:
-            if self.pipe.poll(seconds):
-                return self.pipe.recv()
-            problem = f"ran past the limit of {seconds:g} s"
-        except (EOFError, OSError):
-            self.process.join(1)
-            problem = f"ended its process (exit status {self.process.exitcode})"
-        self.stop()
-        return problem
-
-    def stop(self):
-        """End the process; the next call starts a new one."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.process = None
+    limit: seconds for starting the process and the calls; its problem says in one line what went wrong
+    """
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=answer, args=(theirs, module, operation, arguments, dout, limit / 10), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        if pipe.poll(limit):
+            return pipe.recv()
+        return Measured(problem=f"ran past the limit of {limit:g} s")
+    except (EOFError, OSError):
+        process.join(1)
+        return Measured(problem=f"ended its process (exit status {process.exitcode})")
+    finally:
+        process.kill()
+        process.join()
 
 
-def serve(module, pipe):
-    """Answer a Student's calls: what the other process does."""
+def answer(pipe, module, operation, arguments, dout, budget):
+    """Measure a module's functions and send the Measured: what the other process does."""
     sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         module = load(module)
-        pipe.send("")
-    except BaseException as error:
-        pipe.send(f"cannot be imported: {in_words(error)}")
-        return
-    while True:
-        operation, *case = pipe.recv()
-        try:
-            functions = [getattr(module, f"{operation}_{way}", None) for way in ("forward", "backward")]
-            if None in functions:
-                answer = Measured(problem=f"has no {operation}_{'forward' if functions[0] is None else 'backward'}")
-            else:
-                answer = measure(*functions, *case)
-        except Exception as error:
-            answer = Measured(problem=in_words(error))
-        pipe.send(answer)
-
-
-def in_words(error):
-    """Say an exception in one line."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:100].strip(": ")
+        functions = [getattr(module, f"{operation}_{way}") for way in ("forward", "backward")]
+        measured = measure(*functions, arguments, dout, budget)
+    except Exception as error:
+        measured = Measured(problem=f"{type(error).__name__}: {error}".splitlines()[0][:100])
+    pipe.send(measured)
 
 
 def load(module):
@@ -404,7 +364,7 @@ def compare(module="", quick=False, limit=20.0):
     """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
 
     module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
-    quick: the small shapes alone; limit: seconds for one case of the module
+    quick: the small shapes alone; limit: seconds for a case of the module
     Returns the rows as dicts. Raises UserError when there is no such module.
     """
     import torch
@@ -415,25 +375,22 @@ def compare(module="", quick=False, limit=20.0):
     product, bandwidth = machine_rates()
     print(f"{numba.get_num_threads()} threads; peak: NumPy's float32 matrix product, {product / 1e9:.0f} GFLOP/s")
     print(f"float32; medians in ms; errors against torch {torch.__version__} in float64, over the largest entry\n")
-    rows, student, rng = [], Student(module, limit) if module else None, np.random.default_rng(0)
-    for case in all_cases():
-        if not quick or case.small:
-            rows += compare_case(case, rng, student, product)
-    if student:
-        student.stop()
+    rows, rng = [], np.random.default_rng(0)
+    for case in CASES:
+        if case.small or not quick:
+            rows += compare_case(case, rng, product, module, limit)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "compare.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     draw_roofline(rows, product, bandwidth, FOLDER / "roofline.png")
-    print_summary(rows)
-    print(f"\nin {FOLDER}/: compare.csv, roofline.png")
+    print(f"in {FOLDER}/: compare.csv, roofline.png")
     return rows
 
 
-def compare_case(case, rng, student, product):
-    """Measure one case with every implementation, print its rows and return them."""
+def compare_case(case, rng, product, module="", limit=20.0):
+    """Measure a case with all implementations, print its rows and return them."""
     arguments = case.make(rng)
     single = cast(arguments, np.float32)
     forward, backward = torch_layer(case)
@@ -441,116 +398,77 @@ def compare_case(case, rng, student, product):
     dout = rng.standard_normal(out.shape)
     exact = Measured(out, backward(dout, cache))
     dout = np.float32(dout)
-    print(f"{case.operation}, {case.shape}")
-    print_header(("out", *case.gradients))
+    columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}"
+    errors = "".join(f"{name:>10}" for name in ("out", *case.gradients))
+    print(f"{case.operation}, {case.shape}\n  {'':12}{columns}   error of{errors}")
     ways = {"torch": (forward, backward)}
     if case.operation == "conv2d":
         for rung in convolution.RUNGS:
-            ways[rung] = (lambda x, w, b, rung=rung: layers.conv2d_forward(x, w, b, rung), layers.conv2d_backward)
-        ways["im2col"] = (im2col_forward, im2col_backward)
+            ways[rung] = functools.partial(layers.conv2d_forward, rung=rung), layers.conv2d_backward
+        ways["im2col"] = im2col_forward, im2col_backward
     else:
         ways["reference"] = tuple(getattr(layers, f"{case.operation}_{way}") for way in ("forward", "backward"))
     rows = []
     for name, functions in ways.items():
         time.sleep(PAUSE)
-        if (seconds := case.flops / RATES.get(name, 1e15)) > PATIENCE:
-            measured = Measured(problem=f"left out: it would take about {in_time(seconds)}")
+        if case.flops > MOST.get(name, case.flops):
+            measured = Measured(problem="left out: it would take too long")
         else:
             measured = measure(*functions, single, dout)
         rows.append(row_of(case, name, measured, exact, product, rows))
-        if name in ("loops", "taps", "numba") and not measured.problem and case.flops:
-            RATES[name] = case.flops / (measured.forward + measured.backward)
-    if student:
-        rows.append(row_of(case, student.module, student.call(case.operation, single, dout), exact, product, rows))
+    if module:
+        measured = measure_student(module, case.operation, single, dout, limit)
+        rows.append(row_of(case, module, measured, exact, product, rows))
     print(flush=True)
     return rows
 
 
-RATES = {}  # floating-point operations a second of the slow rungs, as last measured: what the larger cases would take
-
-
-def print_header(tensors):
-    """Print the columns' names; tensors: those whose errors are given."""
-    columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}{'first':>9}"
-    print(f"  {'':12}{columns}   error of" + "".join(f"{name:>10}" for name in tensors))
-
-
 def row_of(case, name, measured, exact, product, rows):
-    """Print and return the row of one implementation; rows has torch's as the first."""
+    """Print and return the row of an implementation; rows has torch's as the first."""
     row = {"operation": case.operation, "shape": case.shape, "implementation": name}
     problem = measured.problem or problem_of(measured, exact, case.gradients)
     if problem:
         print(f"  {name[-13:]:14} {problem}")
         return row | {"problem": problem}
     seconds = measured.forward + measured.backward
-    row |= {"forward_s": measured.forward, "backward_s": measured.backward, "first_s": measured.first}
+    row |= {"forward_s": measured.forward, "backward_s": measured.backward}
     row["ratio_to_torch"] = seconds / (rows[0]["forward_s"] + rows[0]["backward_s"]) if rows else 1.0
+    rate = f"{'-':>9}{'-':>9}"
     if case.flops:
         row |= {"flop_per_s": case.flops / seconds, "of_product_rate": case.flops / seconds / product}
         row["flop_per_byte"] = case.flops / (4 * case.moved)
-    found = errors(measured, exact)
-    for which, (absolute, relative) in zip(("out", *case.gradients), found):
-        row |= {f"error_{which}": absolute, f"relative_error_{which}": relative}
-    rate = f"{row['flop_per_s'] / 1e9:9.1f}{row['of_product_rate']:9.1%}" if case.flops else f"{'-':>9}{'-':>9}"
-    relative = "".join(f"{relative:10.0e}" for _, relative in found)
-    print(
-        f"  {name[-13:]:14}{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}"
-        f"{row['ratio_to_torch']:9.2f}{measured.first:8.2f}s{'':11}{relative}"
-    )
+        rate = f"{row['flop_per_s'] / 1e9:9.1f}{row['of_product_rate']:9.1%}"
+    found = relative_errors(measured, exact)
+    for which, error in zip(("out", *case.gradients), found):
+        row[f"relative_error_{which}"] = error
+    times = f"{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}{row['ratio_to_torch']:9.2f}"
+    print(f"  {name[-13:]:14}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
     return row
-
-
-def in_time(seconds):
-    """Say seconds in words."""
-    for unit, name in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} seconds"
-
-
-def print_summary(rows):
-    """Print what the ladder gains, from the rows of the convolutions."""
-    times = {
-        (row["operation"], row["shape"], row["implementation"]): row["forward_s"] + row["backward_s"]
-        for row in rows
-        if "forward_s" in row
-    }
-    print("in short, forwards and backwards")
-    ladder = ("loops", "taps"), ("loops", "numba"), ("numba", "blocked"), ("im2col", "blocked"), ("torch", "blocked")
-    for slow, fast in ladder:
-        for (operation, shape, name), seconds in times.items():
-            if name == fast and operation == "conv2d" and (operation, shape, slow) in times:
-                ratio = times[operation, shape, slow] / seconds
-                print(f"  {fast:>9} is {ratio:8.2f} times as fast as {slow:7} {operation}, {shape}")
 
 
 def draw_roofline(rows, product, bandwidth, path):
     """Draw the convolutions' rates over their arithmetic intensity, under this machine's two limits, into a PNG."""
     from matplotlib.figure import Figure
 
-    picture = Figure((9, 5), layout="constrained")
-    axes = picture.subplots()
+    figure = Figure((9, 5), layout="constrained")
+    axes = figure.subplots()
     x = np.geomspace(1, 2000, 200)
     limit = f"limit: {product / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
     axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color="gray", label=limit)
-    styles = {"loops": ("v", "tab:red"), "taps": ("s", "tab:purple"), "numba": ("^", "tab:orange"),
-              "im2col": ("D", "tab:brown"), "blocked": ("o", "tab:blue"), "torch": ("*", "tab:green")}  # fmt: skip
-    drawn = set()
-    for row in rows:
-        if row["operation"] == "conv2d" and "flop_per_s" in row:
-            name = row["implementation"]
-            marker, colour = styles.get(name, ("P", "magenta"))
-            label = None if name in drawn else name
-            drawn.add(name)
-            axes.plot(row["flop_per_byte"], row["flop_per_s"] / 1e9, marker, color=colour, label=label, markersize=7)
-    for row in rows:
-        if row["operation"] == "conv2d" and row["implementation"] == "torch":
+    convolutions = [row for row in rows if row["operation"] == "conv2d" and "flop_per_s" in row]
+    names = dict.fromkeys(row["implementation"] for row in convolutions)
+    for name, marker in zip(names, "*vs^oDP"):
+        points = [row for row in convolutions if row["implementation"] == name]
+        rates = [row["flop_per_s"] / 1e9 for row in points]
+        axes.plot([row["flop_per_byte"] for row in points], rates, marker, label=name, markersize=7)
+    for row in convolutions:
+        if row["implementation"] == "torch":
+            shape = row["shape"].partition(":")[0].partition(",")[0]
             axes.axvline(row["flop_per_byte"], color="lightgray", linewidth=0.8, zorder=0)
-            what = row["shape"].partition(":")[0].partition(",")[0]
-            place = {"transform": axes.get_xaxis_transform(), "rotation": 45, "ha": "left", "va": "bottom"}
-            axes.text(row["flop_per_byte"], 1.01, what, fontsize=8, color="gray", **place)
+            axes.text(row["flop_per_byte"], 1.01, shape, fontsize=8, color="gray", rotation=45,
+                      transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set(xscale="log", xlabel="arithmetic intensity (floating-point operations per byte that must be moved)")
     axes.set(yscale="log", ylabel="rate, forwards and backwards (GFLOP/s)")
     axes.grid(alpha=0.3, which="both")
-    picture.legend(loc="outside right upper", fontsize=8)
-    picture.savefig(path, dpi=110)
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -31,7 +31,7 @@ def timed_step(net, optimizers, drawings, config, rng):
     """Take one training step in its parts; return the seconds of each and the step's loss."""
     device = config.device
     marks = [now(device)]
-    images, characters = koch.draw_batch(drawings, config, rng)
+    images, characters = koch.draw_alphabets(drawings, config, rng)
     marks.append(now(device))
     x = koch.to_input(images.flatten(0, 1), net.size)
     x = koch.distort(x, koch.draw_distortions(len(x), rng, config.distortion))
@@ -77,7 +77,8 @@ def benchmark(size, precision, device, repeat):
     config = koch.settle(koch.Config(size=size, precision=precision, device=device))
     images = (torch.rand(300, 20, 105, 105) < 0.08).to(torch.uint8)
     alphabet = torch.arange(10).repeat_interleave(30)
-    drawings = koch.as_tensors(koch.Drawings(images, alphabet, tuple("abcdefghij")), device)
+    counts = torch.full((300,), 20)
+    drawings = koch.Drawings(*(t.to(device) for t in (images, alphabet, counts)), tuple("abcdefghij"), ())
     net, rng = koch.SiameseNet(size).to(device), torch.Generator(device).manual_seed(0)
     net.precision = precision
     optimizers = koch.make_optimizers(net, config)
@@ -95,7 +96,7 @@ def main():
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeat", type=int, default=5, help="steps whose median is taken (default: 5)")
     options = parser.parse_args()
-    print(f"torch {torch.__version__} on {koch.machine(options.device)['device']}")
+    print(f"torch {torch.__version__} on {options.device}, {torch.get_num_threads()} threads")
     parts = "".join(f"{part:>11}" for part in PARTS)
     print(f"size precision   ms/step  images/s   pairs/s{parts}   GFLOP/s  of matrix rate")
     for size in koch.SIZES:

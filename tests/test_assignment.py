@@ -19,8 +19,7 @@ import pytest
 from PIL import Image
 from submissions import HOSTILE, MISTAKES, MODULES, ROOT, STARTER, solution, write
 
-from reference_numpy.files import Trials
-from reference_numpy.terminal import UserError
+from reference_numpy.data import Trials, UserError
 from tutorials.assignment import cases, mark, sandbox, score, tasks
 from tutorials.assignment.tasks import TASKS
 
@@ -115,6 +114,7 @@ def test_the_points_of_the_tasks_are_100():
 # Cases ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", mark.COMPULSORY, ids=lambda task: task.number)
 def test_the_reference_answers_every_case_rightly_whatever_the_seed(task):
     for seed in (1, 2):
@@ -123,11 +123,13 @@ def test_the_reference_answers_every_case_rightly_whatever_the_seed(task):
             assert tasks.verdict(case, answer, answer) == "", case.sentence
 
 
+@pytest.mark.thorough
 def test_the_same_seed_draws_the_same_cases_and_another_others():
     first, again, other = (sandbox.pack([c.arguments for c in cases.make_cases(seed)["4"]]) for seed in (5, 5, 6))
     assert first == again != other
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("module", MODULES)
 def test_a_copy_of_the_reference_is_right_everywhere(prepared, module):
     find = Inside(**{module: solution(module)})
@@ -135,6 +137,7 @@ def test_a_copy_of_the_reference_is_right_everywhere(prepared, module):
         assert wrong_cases(find, prepared[task.number]) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda m: f"{m.task}-{m.name}".replace(" ", "_"))
 def test_a_mistake_loses_points_in_its_task_and_in_no_earlier_one(prepared, mistake):
     text = solution(mistake.module)
@@ -193,6 +196,7 @@ def stride2_forward(x, w, b):
     return out
 
 
+@pytest.mark.thorough
 def test_the_open_variants_cases_know_right_from_wrong():
     for number, some in cases.make_variant_cases(3).items():
         assert len(some) >= 3
@@ -289,6 +293,7 @@ def marked(tmp_path_factory):
     return done, rows, (before, contents(folder)), folder.parent / "marks"
 
 
+@pytest.mark.thorough
 @posix
 def test_a_right_submission_has_all_points_and_the_empty_one_none(marked):
     done, rows, *_ = marked
@@ -298,6 +303,7 @@ def test_a_right_submission_has_all_points_and_the_empty_one_none(marked):
     assert all(float(rows["right"][f"task {task.number} speed"]) > 0 for task in mark.COMPULSORY)
 
 
+@pytest.mark.thorough
 @posix
 def test_the_empty_starter_has_a_helpful_line_for_each_task(marked):
     text = (marked[-1] / "feedback" / "empty.txt").read_text()
@@ -306,6 +312,7 @@ def test_the_empty_starter_has_a_helpful_line_for_each_task(marked):
         assert f"Task {task.number}: " in text or task.number == "4" and "conv2d_forward kept, and that" in text
 
 
+@pytest.mark.thorough
 @posix
 def test_a_submission_without_a_module_loses_its_tasks_and_variants_are_apart(marked):
     _, rows, *_ = marked
@@ -316,6 +323,7 @@ def test_a_submission_without_a_module_loses_its_tasks_and_variants_are_apart(ma
     assert "task A points" not in half
 
 
+@pytest.mark.thorough
 @posix
 def test_what_is_imported_from_the_reference_is_no_work(marked):
     _, rows, *_ = marked
@@ -348,6 +356,7 @@ SAID = {  # hostile submission: task, and what is said of it
 }
 
 
+@pytest.mark.thorough
 @posix
 @pytest.mark.parametrize("name", SAID)
 def test_a_hostile_submission_costs_itself_alone(marked, name):
@@ -357,6 +366,7 @@ def test_a_hostile_submission_costs_itself_alone(marked, name):
     assert float(rows[name]["points"]) <= 5
 
 
+@pytest.mark.thorough
 @posix
 def test_printing_megabytes_changes_nothing(marked):
     _, rows, *_ = marked
@@ -364,6 +374,7 @@ def test_printing_megabytes_changes_nothing(marked):
     assert "xxx" not in marked[0].stdout
 
 
+@pytest.mark.thorough
 @posix
 def test_nothing_outside_changes_and_no_process_is_left(marked):
     done, _, (before, after), _ = marked
@@ -373,6 +384,7 @@ def test_nothing_outside_changes_and_no_process_is_left(marked):
             assert not ("sandbox.py" in command.read_text() and "course" in command.read_text())
 
 
+@pytest.mark.thorough
 @posix
 def test_the_table_has_a_row_for_each_and_the_picture_is_small(marked):
     done, rows, _, out = marked
@@ -427,6 +439,7 @@ class Net(torch.nn.Module):
 """
 
 
+@pytest.mark.thorough
 @posix
 def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path):
     nets = tmp_path / "nets"
@@ -450,6 +463,7 @@ def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path):
     assert (tmp_path / "out" / "scores.png").stat().st_size < 80_000
 
 
+@pytest.mark.thorough
 @posix
 def test_one_submission_alone_is_told_everything(tmp_path):
     write(tmp_path / "alone", learning=solution("learning").replace("0.99**epoch", "0.98**epoch"))
@@ -481,6 +495,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, monkeypatch, capsys, argum
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_a_reference_that_fails_its_own_cases_is_said(monkeypatch, tmp_path):
     failing = mark.Mark(0.0, 0, 1, (("a sentence", "it is wrong"),), None)
     monkeypatch.setattr(mark, "mark", lambda *a, **k: ({"1": failing}, {}))

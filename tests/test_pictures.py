@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageColor, ImageFont
 
-from tutorials import pictures
+from tutorials import common, pictures
 
 
 class Trials(NamedTuple):
@@ -59,24 +59,14 @@ def sweep_rows(kinds=("within", "across"), ways=(2, 5, 20), shots=(1, 5)):
     return [{"where": k, "way": w, "shot": s, "chance": 1 / w} | one for k in kinds for w in ways for s in shots]
 
 
-def some_queries(n=3, n_classes=9, p=0.97):
-    images = strokes(n_classes + 1)
-    names = [f"Old_Church_Slavonic_(Cyrillic)/character{i:02}" for i in range(n_classes)]
-    classes = [(name, p, rank) for rank, name in enumerate(names, start=1)]
-    return [(f"query{i}.png", images[-1], classes) for i in range(n)], dict(zip(names, images))
-
-
 def search_rows(n=12):
     draw = np.random.default_rng(0)
     return [{"eta_1": 10 ** draw.uniform(-4, -1), "mu_1": draw.random(), "validation": draw.random()} for _ in range(n)]
 
 
 EXAMPLES = {
-    pictures.draw_curves: (some_rows(),),
-    pictures.draw_trials: (some_trials(), np.zeros(30, int)),
     pictures.draw_verification: some_pairs(),
     pictures.draw_sweep: (sweep_rows(),),
-    pictures.draw_ranking: some_queries(),
     pictures.draw_search: (search_rows(), ["eta_1", "mu_1"]),
 }
 every_picture = pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)
@@ -135,127 +125,18 @@ def test_every_picture_is_a_small_opaque_png(function, tmp_path):
 
 @every_picture
 def test_a_picture_that_cannot_be_written_leaves_the_old_one(function, tmp_path, monkeypatch):
-    save = Image.Image.save
-
-    def full_disk(image, file, *arguments, **options):
-        if isinstance(file, io.BytesIO):  # Matplotlib's drawing
-            return save(image, file, *arguments, **options)
-        file.write(b"half")
+    def full_disk(*_):
         raise OSError(28, "No space left on device")
 
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(Image.Image, "save", full_disk)
+    monkeypatch.setattr(common.os, "replace", full_disk)
     with pytest.raises(OSError, match="No space"):
         function(*EXAMPLES[function], path)
     assert [file.name for file in tmp_path.iterdir()] == ["picture.png"] and path.read_bytes() == b"old"
 
 
-def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    for function in pictures.draw_curves, pictures.draw_ranking:
-        with pytest.raises(OSError):
-            function(*EXAMPLES[function], tmp_path / "file" / "picture.png")
-    assert [file.name for file in tmp_path.iterdir()] == ["file"]
-
-
-def test_a_drawing_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(KeyError):
-        pictures.draw_curves([{"step": 1}], tmp_path / "curves.png")
-    with pytest.raises(KeyError):
-        pictures.draw_ranking([("query", strokes(), [("a", 0.5)])], {}, tmp_path / "ranking.png")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_ranking_is_drawn_without_matplotlib_and_torch(tmp_path):
-    script = (
-        "import sys, numpy as np, pathlib\n"
-        "from tutorials import pictures\n"
-        "image = np.eye(9)\n"
-        "pictures.draw_ranking([('query', image, [('a', 0.5)])], {'a': image}, pathlib.Path(sys.argv[1]))\n"
-        "print(sorted({'matplotlib', 'torch', 'numba', 'koch'} & set(sys.modules)))\n"
-    )
-    arguments = [sys.executable, "-c", script, str(tmp_path / "ranking.png")]
-    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "[]", done.stderr
-    assert (tmp_path / "ranking.png").is_file()
-
-
-# Curves ---------------------------------------------------------------------------------------------------------------
-
-
-def test_of_equal_validations_the_later_one_is_marked(figure):
-    taken = {1: 0.9, 2: None, 3: 0.9, 4: 0.0}
-    rows = [{"step": step, "loss": 1.0, "validation": right} for step, right in taken.items()]
-    left, right = figure(pictures.draw_curves, rows).axes
-    assert points(right, "*").tolist() == [[3, 90]] and len(points(right, ".")) == 3 and len(points(left)) == 4
-
-
-@pytest.mark.parametrize("rows", [some_rows(1), some_rows(4), some_rows(5)[4:]], ids=["one", "none", "only one"])
-def test_curves_are_drawn_from_one_row_and_before_any_validation(rows, tmp_path):
-    pictures.draw_curves(rows, tmp_path / "curves.png")
-    validated = rows[-1]["validation"] is not None
-    _, colours = look(tmp_path / "curves.png")
-    assert has(colours, pictures.OURS) and has(colours, pictures.RIGHT) == validated
-
-
-def test_a_loss_of_zero_is_drawn_at_the_foot_of_the_logarithmic_axis(figure, tmp_path):
-    rows = [{"step": i, "loss": loss, "validation": 1.0} for i, loss in enumerate((1.0, 1e-30, 0.0))]
-    left, right = figure(pictures.draw_curves, rows).axes
-    assert points(left)[:, 1].tolist() == [1.0, 1e-8, 1e-8]
-    assert left.get_ylim()[0] > 1e-10 and 100 < right.get_ylim()[1] <= 102
-    pictures.draw_curves(rows, tmp_path / "curves.png", n_validation=7)
-    look(tmp_path / "curves.png")
-
-
-# Trials ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n_way, n_shot, n_wrong", [(2, None, 30), (3, 1, 0), (5, 5, 7), (20, None, 1), (55, None, 21)])
-def test_trials_show_the_support_and_each_wrong_answer_once(n_way, n_shot, n_wrong, figure):
-    trials = some_trials(30, n_way, n_shot)
-    answers = trials.answers.copy()
-    answers[30 - n_wrong :] = (answers[30 - n_wrong :] + 1) % n_way
-    (axes,) = figure(pictures.draw_trials, trials, answers).axes
-    said, shown = titles(axes), min(n_wrong, 20)
-    assert len(axes.images) == 1 + n_way + 3 * shown
-    assert said.count("test") == 1 + shown and said.count("right") == 1 + shown
-    assert said.count("chosen") == shown + (n_wrong == 30)
-    first = trials.support[0] if n_shot is None else trials.support[0, :, 0]
-    for way in range(n_way):
-        assert np.array_equal(axes.images[1 + way].get_array(), trials.images[first[way]])
-
-
-@pytest.mark.parametrize("n_wrong, said", [(0, "no wrong answers"), (1, "1 wrong answer"), (30, "20 of 30 wrong")])
-def test_the_wrong_answers_are_counted(n_wrong, said, figure):
-    trials = some_trials()
-    answers = np.where(np.arange(30) < n_wrong, -1, trials.answers)
-    (axes,) = figure(pictures.draw_trials, trials, answers).axes
-    assert any(said in text and text.endswith(" in 30") for text in titles(axes))
-
-
-def test_ties_have_no_chosen_image(figure):
-    (axes,) = figure(pictures.draw_trials, some_trials(), np.full(30, -1)).axes
-    assert "chosen" not in titles(axes) and titles(axes).count("none\nchosen") == 20
-    assert len(axes.images) == 1 + 20 + 2 * 20
-
-
-@pytest.mark.parametrize("n_way, wrong", [(2, True), (20, False), (55, True)])
-def test_trials_of_any_number_of_ways_fit_their_picture(n_way, wrong, tmp_path):
-    trials = some_trials(25, n_way)
-    pictures.draw_trials(trials, (trials.answers + wrong) % n_way, tmp_path / "trials.png")
-    (width, height), colours = look(tmp_path / "trials.png")
-    assert 700 <= width <= 1600 and 130 <= height <= 1500
-    assert has(colours, pictures.RIGHT, pictures.FRAME) and has(colours, pictures.WRONG) == wrong
-
-
-def test_trials_of_float_images_without_names_are_drawn(tmp_path):
-    trials = some_trials()._replace(images=np.random.default_rng(0).random((40, 20, 30)), alphabets=())
-    pictures.draw_trials(trials, trials.answers, tmp_path / "trials.png")
-    look(tmp_path / "trials.png")
-
-
-# Sweep ----------------------------------------------------------------------------------------------------------------
+# Sweeps and pairs -----------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_has_a_line_for_each_number_of_shots_and_bars(figure):
@@ -315,41 +196,6 @@ def test_mistakes_stand_in_the_panel_of_their_kind(kinds, tmp_path, figure):
 
 
 # Classification -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n, n_classes", [(1, 9), (20, 7), (21, 1)])
-def test_a_ranking_has_a_row_for_each_query_up_to_twenty(n, n_classes, tmp_path):
-    pictures.draw_ranking(*some_queries(n, n_classes), tmp_path / "ranking.png")
-    (width, height), colours = look(tmp_path / "ranking.png")
-    assert height == 26 + 116 * min(n, 20) + 20 * (n > 20)  # the last line says how many more
-    assert width == 30 + 100 * max(3, 1 + min(n_classes, 7)) and has(colours, pictures.OURS, pictures.FRAME)
-
-
-@pytest.mark.parametrize("p, said", [(None, ["rank 1", "rank 2"]), (0.966, ["p = 0.97", "p = 0.97"])])
-def test_a_ranking_says_p_or_without_it_the_rank(p, said, tmp_path, monkeypatch):
-    lines = []
-    monkeypatch.setattr(pictures, "shortened", lambda text, font, width: lines.append(text) or text)
-    pictures.draw_ranking(*some_queries(1, 2, p), tmp_path / "ranking.png")
-    name = "Old_Church_Slavonic_(Cyrillic)/character0"
-    assert lines == ["query0.png", f"{name}0", said[0], f"{name}1", said[1]]
-
-
-def test_a_ranking_takes_images_of_any_shape_and_names_of_any_text(tmp_path):
-    support = {"\u5b57\n\u0416": np.eye(20), "wide": np.ones((5, 60)), "": np.zeros((200, 100))}
-    queries = [("bad\udcff.png", np.eye(300), [(name, 0.1) for name in support])]
-    pictures.draw_ranking(queries, support, tmp_path / "ranking.png")
-    look(tmp_path / "ranking.png")
-
-
-def test_a_long_name_keeps_both_ends_and_fits():
-    font = ImageFont.load_default(12)
-    short = pictures.shortened("Old_Church_Slavonic_(Cyrillic)/character07", font, 94)
-    assert short.startswith("Old_") and short.endswith("07") and "…" in short and font.getlength(short) <= 94
-    assert pictures.shortened("Tibetan/07", font, 94) == "Tibetan/07"
-    assert pictures.shortened("wide", font, 0) == "…"
-
-
-# A search -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_search_marks_the_best_and_has_logarithmic_axes_where_they_can_be(figure):

@@ -1,13 +1,13 @@
 """Task 11: one-shot trials and their answers (§4.3).
 
 Drawings has images (characters, drawers, H, W), alphabet (characters,) and names; Trials has images (n, H, W), test
-(n_trials,), support (n_trials, n_way), answers (n_trials,) and alphabets: reference_numpy/files.py describes both.
+(n_trials,), support (n_trials, n_way) and answers (n_trials,): reference_numpy/data.py describes both.
 """
 
 import numpy as np  # noqa: F401
 
-from reference_numpy.files import Trials  # noqa: F401
-from reference_numpy.terminal import UserError  # noqa: F401
+from reference_numpy.data import Trials  # noqa: F401
+from reference_numpy.data import UserError  # noqa: F401
 
 
 def one_shot_trials(drawings, n_way, n_trials, rng):

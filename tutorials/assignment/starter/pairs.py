@@ -1,6 +1,6 @@
 """Tasks 10 and 12: pairs of drawings, and training on them as the paper does (§3.2, §4.2).
 
-Drawings has images (characters, drawers, H, W), alphabet (characters,) and names: reference_numpy/files.py describes
+Drawings has images (characters, drawers, H, W), alphabet (characters,) and names: reference_numpy/data.py describes
 it. From the reference you may use all that tasks 1 to 9 ask for, or your own.
 """
 
@@ -9,7 +9,7 @@ import numpy as np  # noqa: F401
 from reference_numpy import layers, learning, network  # noqa: F401
 from reference_numpy.data import to_input  # noqa: F401
 from reference_numpy.pairs import Pairs  # noqa: F401  a NamedTuple of first, second and same
-from reference_numpy.terminal import UserError  # noqa: F401
+from reference_numpy.data import UserError  # noqa: F401
 
 # Task 10 --------------------------------------------------------------------------------------------------------------
 
