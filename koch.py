@@ -1051,7 +1051,7 @@ def evaluate(net, test, config):
     drawn["within"] = one_shot_trials(test, None, N_FRESH, rng)
     if len(test.names) > 1:
         drawn["across"] = one_shot_trials(test, None, N_FRESH, rng, within_alphabet=False)
-    print(f"\n{f'percent right, after training on {net.config.data}':<50}this net   95 % interval  pixel 1-NN  chance")
+    print(f"\n{f'percent right, trained on {Path(net.config.data).name[:24]}':<50}this net   95 % interval  pixel 1-NN  chance")
     results = {"verification": verify(net, net.calibration, test) | {"chance": 0.5}}
     h, answers = image_features(net, test.images.flatten(0, 1)), {}
     for key, trials in drawn.items():
