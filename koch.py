@@ -767,8 +767,7 @@ def load_mnist(data_dir=""):
     return Drawings(torch.from_numpy(rows), alphabet, torch.from_numpy(counts), ("MNIST",), tuple("0123456789"))
 
 def load_data(config):
-    """Load the Drawings that config.data names, and return them with their data set's name. Raises UserError.
-    Where nobody named a data set or a folder and Omniglot cannot be had, alphabets are invented."""
+    """Load the Drawings that config.data names, or invented ones where nobody named any and Omniglot cannot be had."""
     if config.data in ("auto", "omniglot"):
         try:
             data_file(config.data_dir, "all_runs.zip")  # now rather than after the training
@@ -783,7 +782,7 @@ def load_data(config):
 
 # Invented alphabets ---------------------------------------------------------------------------------------------------
 # For a machine without data and network: strokes that look like Omniglot's at a glance. A character is a few strokes
-# between the anchors of its alphabet: knots (2..9, 2) in a square of side 1 around 0, and roundness, 0: line, 1: curve. A
+# between the anchors of its alphabet: knots (2..9, 2) in a square of side 1 around 0; roundness, 0: line, 1: curve. A
 # hand is what a drawer does alike in all drawings. Whoever changes this deletes data/invented.npz.
 
 @functools.cache
@@ -983,8 +982,7 @@ class Run:
 def train(config, resume=None):
     """Train a net, keep the weights that are best on the validation trials, and answer the test trials with them.
     resume: folder of a stopped run, to go on with its own config as if it had not been stopped
-    Returns the results, as in runs/NAME/results.json beside best.pt, last.pt (a minute old at most) and the pictures.
-    Raises UserError, and KeyboardInterrupt with the command that goes on."""
+    Returns the results, as in results.json. Raises UserError, and KeyboardInterrupt with the command that goes on."""
     if resume and config != Config():
         raise UserError("--resume goes on with the run's own options and takes no others")
     state = load_state(Path(resume) / "last.pt", *SAVED) if resume else {"config": config}
@@ -992,7 +990,7 @@ def train(config, resume=None):
     drawings, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     folder = Path(resume) if resume else new_folder(config)
-    training, validation, test = split(drawings._replace(images=drawings.images.to(config.device)))
+    training, validation, test = (to_device(part, config.device) for part in split(drawings))
     draw_pairs(test, 2, torch.Generator())  # what would fail after the training fails before it
     counts = ", ".join(f"{len(part.images)} {name}" for part, name in zip((training, validation, test), DRAWERS))
     print(f"{data}: {counts} characters; results go to {folder}/")
@@ -1016,6 +1014,11 @@ def train(config, resume=None):
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"go on with: python koch.py train --resume {folder}") from error
     return finish(run, config, folder, validation, test)
+
+def to_device(drawings, device):
+    """Return Drawings with their tensors on a device."""
+    tensors = {name: getattr(drawings, name).to(device) for name in ("images", "alphabet", "counts")}
+    return drawings._replace(**tensors)
 
 def new_folder(config):
     """Return the folder of a new run, runs/NAME, made with its first file. Raises UserError if it is taken."""
@@ -1041,8 +1044,7 @@ def finish(run, config, folder, validation, test):
     return results
 
 def evaluate(net, test, config):
-    """Answer the pairs and the trials of the test Drawings of config.data; print the results beside the paper's.
-    net: a SiameseNet as load_checkpoint gives it, with its calibration
+    """Answer the pairs and the trials of the test Drawings of config.data with a net of load_checkpoint; print results.
     Returns {"verification": as verify, "lake", "within", "across": {n, right, accuracy, interval, pixels, chance}}, and
     the first Trials with their answers."""
     drawn, rng = {}, torch.Generator().manual_seed(TRIALS_SEED)
@@ -1051,7 +1053,8 @@ def evaluate(net, test, config):
     drawn["within"] = one_shot_trials(test, None, N_FRESH, rng)
     if len(test.names) > 1:
         drawn["across"] = one_shot_trials(test, None, N_FRESH, rng, within_alphabet=False)
-    print(f"\n{f'percent right, trained on {Path(net.config.data).name[:24]}':<50}this net   95 % interval  pixel 1-NN  chance")
+    title = f"percent right, trained on {Path(net.config.data).name[:24]}"
+    print(f"\n{title:<50}this net   95 % interval  pixel 1-NN  chance")
     results = {"verification": verify(net, net.calibration, test) | {"chance": 0.5}}
     h, answers = image_features(net, test.images.flatten(0, 1)), {}
     for key, trials in drawn.items():
@@ -1085,8 +1088,7 @@ def load_state(path, *keys):
 
 def load_checkpoint(path, settings=None):
     """Load a trained net for evaluation, on the CPU in float32 or as a settled Config says. Raises UserError.
-    Its attributes say how it was trained: config, step, validation (its accuracy) and calibration, the last two None
-    where they are not known."""
+    Its attributes say how it was trained: config, step and, None if not known, validation accuracy and calibration."""
     state = load_state(path)
     with explained(f"the weights in {path} are not those of a net of its size; name another one"):
         net = SiameseNet(state["config"].size)
