@@ -10,6 +10,7 @@ to the terminal; marks.csv, marks.png and a feedback file for each student go to
 """
 
 import csv
+import functools
 import io
 import os
 import shutil
@@ -290,7 +291,9 @@ def main(arguments=None):
         if options.model:
             from tutorials.assignment import score
 
-            return score.score_folder(options.folder, options.model, options.at_once, options.out)
+            submissions = find_submissions(options.folder)
+            at_once = functools.partial(for_all, at_once=options.at_once)
+            return score.score_folder(submissions, options.model, at_once, options.out)
         return mark_folder(options.folder, options.seed, options.seconds, options.at_once, options.out)
 
     return common.guarded("mark.py", run)

@@ -330,9 +330,9 @@ def serve(read, write, about):
     numba.set_num_threads(1)
     warm()
     if about["torch"]:
-        from tutorials.assignment import score
+        from tutorials.assignment import nets
 
-        handle = score.answer
+        handle = nets.answer
     else:
 
         def handle(find, question):
@@ -372,5 +372,4 @@ def warm():
 
 
 if __name__ == "__main__":
-    sys.modules["tutorials.assignment.sandbox"] = sys.modules["__main__"]  # for score.py, which would import it again
     serve(*sys.argv[1:])

@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 import koch
-from reference_numpy.data import Trials, one_shot_answers, wilson_interval
+from reference_numpy.data import Trials, wilson_interval
 from tutorials import common, pictures
-from tutorials.assignment import mark
 from tutorials.assignment.sandbox import Failure, Sandbox
 from tutorials.assignment.tasks import Case
 
@@ -41,42 +40,6 @@ class Net:
         both = np.asarray(h1), np.asarray(h2)
         return layers.l1_join_forward(*both, self.parameters["join.weight"], self.parameters["join.bias"])[0]
 '''
-
-# The side of the submission -------------------------------------------------------------------------------------------
-
-loaded = {}  # the submission's net, once it is made
-
-
-def answer(find, question):
-    """Answer the marker: make the net and count its parameters, or answer trials with it."""
-    if question["question"] == "load":
-        loaded["net"] = net = load(find, *question["arguments"])
-        own = sum(p.numel() for p in net.parameters()) if isinstance(net, torch.nn.Module) else 0
-        return int(own or getattr(net, "n_parameters", 0))
-    images, test, support = question["arguments"]
-    net, trials = loaded["net"], Trials(images, test, support, np.zeros_like(test))  # the right answers are not here
-
-    def features(some):
-        return np.asarray(net.features(koch.to_input(torch.as_tensor(some), net.size)))
-
-    def logit(h1, h2):
-        return np.asarray(net.logit(torch.as_tensor(h1), torch.as_tensor(h2)))
-
-    with torch.no_grad():
-        return one_shot_answers(features, logit, trials)
-
-
-def load(find, name):
-    """Make the net that "module:Class" or a checkpoint's name says."""
-    if ":" not in name:
-        if not (find.folder / name).is_file():
-            raise Failure(f"there is no {name}")
-        return koch.load_checkpoint(find.folder / name)
-    net = find(name.replace(":", "."))()
-    if missing := [needed for needed in ("size", "features", "logit") if not hasattr(net, needed)]:
-        raise Failure(f"{name} has no {missing[0]}; a net has size, features(images) and logit(h1, h2)")
-    return net.eval() if isinstance(net, torch.nn.Module) else net
-
 
 # The side of the marker -----------------------------------------------------------------------------------------------
 
@@ -123,9 +86,11 @@ def counted(answers, trials):
     return {"n": n, "right": right, "accuracy": right / n, "low": low, "high": high}
 
 
-def score_folder(folder, name, at_once, out=None):
-    """Score all submissions' nets beside koch.py's, the reference's and pixel 1-NN; return the exit status."""
-    submissions = mark.find_submissions(folder)
+def score_folder(submissions, name, for_all, out=None):
+    """Score the nets of submissions beside koch.py's, the reference's and pixel 1-NN; return the exit status.
+
+    submissions, for_all: as mark.find_submissions gives them, and mark.for_all
+    """
     out = out or common.new_folder("scores")
     trials = draw_trials()
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
@@ -138,7 +103,7 @@ def score_folder(folder, name, at_once, out=None):
         answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), as_tensors(drawn)).numpy()
         rows["pixel 1-NN (cosine)"][key] = counted(answers, drawn)
     kinds = dict(zip(rows, ("ours", "ours", "pixels")))
-    rows |= mark.for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden), at_once)
+    rows |= for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden))
     print_scores(rows, trials)
     write_scores(rows, trials, kinds, out)
     print(f"in {out}/: scores.csv, scores.png")

@@ -188,7 +188,11 @@ def answers(find, scorer, trials):
 
 def trained(find, parameters, drawings, rng, *options):
     """Return the losses of a training on pairs, the logits of other drawings' pairs, and whether those are the same."""
-    seen, unseen = drawings.where(drawings.alphabet < 4), drawings.where(drawings.alphabet >= 4)
+    names = drawings.names
+    seen, unseen = (
+        data.Drawings(drawings.images[chosen], drawings.alphabet[chosen] - first, names[first : first + 4])
+        for first, chosen in ((0, drawings.alphabet < 4), (4, drawings.alphabet >= 4))
+    )
     parameters, losses = find("pairs.train_on_pairs")(parameters, seen, rng, *options)
     tested = pairs.draw_pairs(unseen, 400, np.random.default_rng(1))
     images = unseen.images.reshape(-1, *unseen.images.shape[2:])
