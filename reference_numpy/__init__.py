@@ -1,1 +1,1 @@
-"""What is written from scratch in NumPy: nothing in this folder imports torch."""
+"""The twin net from scratch in NumPy and Numba; compare alone imports torch, to measure against it."""

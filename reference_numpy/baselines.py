@@ -15,19 +15,16 @@ from numba import prange
 from . import data
 from .jit import kernel
 
-
-def compare(folder=""):
+def baselines(data_dir=""):
     """Print how many of Lake's 400 trials both baselines answer right. Raises UserError when there are no trials."""
-    trials = data.load_lake(folder)
+    trials = data.load_lake(data_dir)
     rows = [(scorer.name, accuracy(scorer, trials), 400) for scorer in (PixelNearestNeighbour(), ModifiedHausdorff())]
     data.print_trials("Lake's 400 one-shot trials, without a net", [*rows, ("chance (20-way)", 1 / 20, None)])
-
 
 def accuracy(scorer, trials):
     """Return the fraction of trials that a baseline answers right."""
     answers = data.one_shot_answers(lambda images: scorer.features(images[:, None]), scorer.logit, trials)
-    return (answers == trials.answers).mean()
-
+    return float((answers == trials.answers).mean())
 
 class PixelNearestNeighbour:
     """Compare two drawings by the cosine of their pixels: much ink at the same places."""
@@ -43,7 +40,6 @@ class PixelNearestNeighbour:
     def logit(self, h1, h2):
         """Return the cosine of each pair, (N,) float32 in 0..1."""
         return (np.asarray(h1) * np.asarray(h2)).sum(1)
-
 
 class ModifiedHausdorff:
     """Compare two drawings by the modified Hausdorff distance of their ink (Dubuisson and Jain, 1994).
@@ -68,7 +64,6 @@ class ModifiedHausdorff:
         size = round(h1.shape[1] ** 0.5)
         return -modified_hausdorff(h1.reshape(-1, size, size), h2.reshape(-1, size, size))
 
-
 @kernel(parallel=True)
 def modified_hausdorff(ink1, ink2):
     """Return the distance of each pair, (N,) float64: of the two mean distances, there and back, the larger.
@@ -81,7 +76,6 @@ def modified_hausdorff(ink1, ink2):
         out[n] = max(mean_distance(a, b), mean_distance(b, a))
     return out
 
-
 @kernel
 def centred_points(ink):
     """Return the rows and columns of the ink in (H, W) bool, less their means: (2, P) float64."""
@@ -90,7 +84,6 @@ def centred_points(ink):
     points[0] = rows - rows.sum() / P
     points[1] = columns - columns.sum() / P
     return points
-
 
 @kernel
 def mean_distance(a, b):

@@ -1,6 +1,6 @@
 """Compare implementations of the layers: the rungs of the convolution, torch, the im2col way, a student's module.
 
-One row for each operation, shape and implementation: errors against torch in float64, the time forwards and backwards
+A row for each operation, shape and implementation: errors against torch in float64, the time forwards and backwards
 after a warm-up, the rate, and the ratio to torch in float32 on the same number of threads. This is the only module of
 the package that imports torch, and it does so when it runs.
 """
@@ -26,11 +26,10 @@ from . import convolution, layers
 from .data import UserError
 from .jit import kernel
 
-FOLDER = Path("runs") / "compare"
+FOLDER = Path("runs/compare")
 MOST = {"loops": 1e8, "taps": 5e10, "numba": 5e10}  # floating-point operations: what has more takes minutes
 BUDGET = 1.5  # seconds of calls whose median is the time
 PAUSE = 0.3  # seconds between implementations: until the threads of the last one have stopped looking for work
-
 
 class Case(NamedTuple):
     """Hold one operation on one shape."""
@@ -40,88 +39,54 @@ class Case(NamedTuple):
     make: Callable  # rng -> arguments; float64 arrays, which are cast, and others
     gradients: tuple  # names of the gradients, those of the first arguments
     small: bool = True  # --quick takes it
-    flops: float = 0.0  # floating-point operations forwards and backwards; 0: not counted
-    moved: float = 0.0  # numbers that must be read and written at least, forwards and backwards
-
 
 def normal(*shapes):
     """Return a function that draws arrays of these shapes, of both signs."""
     return lambda rng: tuple(rng.standard_normal(shape) for shape in shapes)
 
-
 def with_ties(*shape):
     """Return a function that draws an array of small whole numbers: ties and exact zeros are everywhere."""
     return lambda rng: (rng.integers(-2, 3, shape).astype(np.float64),)
 
-
-def convolution_case(what, N, C, H, F, K, small=False):
-    """Return the case of N images (C, H, H) under F filters (C, K, K)."""
-    out = H - K + 1
-
-    def make(rng):
-        x, w, b = normal((N, C, H, H), (F, C, K, K), (F,))(rng)
-        return x, w / (C * K * K) ** 0.5, b
-
-    moved = 2 * (N * C * H * H + F * C * K * K + N * F * out * out) + N * F * out * out
-    shape = f"{what}{N}x{C}x{H}x{H}, {F} filters {K}x{K}"
-    flops = 3 * 2 * N * F * C * K * K * out * out
-    return Case("conv2d", shape, make, ("dx", "dw", "db"), small, flops, moved)
-
-
-def linear_case(what, N, D, M, small=False):
-    """Return the case of N images with D numbers each and M outputs."""
-
-    def make(rng):
-        return rng.standard_normal((N, D)), rng.standard_normal((M, D)) / D**0.5, rng.standard_normal(M)
-
-    shape, moved = f"{what}{N}x{D} -> {M}", 2 * (N * D + M * D + N * M) + N * M
-    return Case("linear", shape, make, ("dx", "dw", "db"), small, 6 * N * D * M, moved)
-
-
-def with_statistics(rng):
-    """Draw images, scale, shift, running mean and running variance."""
-    return *normal((32, 64, 16, 16), (64,), (64,), (64,))(rng), rng.uniform(0.5, 2, 64)
-
+def weighted(x, w):
+    """Return a function that draws an input, weights that keep its size about as it is, and biases; x, w: shapes."""
+    fan_in = np.prod(w[1:])
+    return lambda rng: (rng.standard_normal(x), rng.standard_normal(w) / fan_in**0.5, rng.standard_normal(w[0]))
 
 def logits_and_labels(rng):
     """Draw logits of pairs, and 1.0 or 0.0 for each."""
     return 10 * rng.standard_normal(128), (rng.random(128) < 0.5).astype(np.float64)
-
-
-def near_pairs(rng):
-    """Draw features of pairs at distances about 0.6, less than the margin, and 1.0 or 0.0 for each."""
-    h1, h2 = normal((128, 512), (128, 512))(rng)
-    return 0.02 * h1, 0.02 * h2, (rng.random(128) < 0.5).astype(np.float64)
-
 
 def all_pairs(rng):
     """Draw the logits of all pairs of 30 drawings of ten characters, in four alphabets; and which are the same."""
     characters = np.tile(np.arange(10).repeat(3), (4, 1))
     return rng.standard_normal((4, 30, 30)), characters[:, :, None] == characters[:, None]
 
-
+DX_DW_DB = ("dx", "dw", "db")
 CASES = [  # Koch's own layers among them
-    convolution_case("", 2, 3, 12, 8, 4, small=True),
-    convolution_case("", 32, 64, 18, 64, 3, small=True),
-    convolution_case("Koch's 1st: ", 32, 1, 105, 64, 10),
-    convolution_case("Koch's 2nd: ", 32, 64, 48, 128, 7),
-    convolution_case("Koch's 3rd: ", 32, 128, 21, 128, 4),
-    convolution_case("Koch's 4th: ", 32, 128, 9, 256, 4),
+    Case("conv2d", "2x3x12x12, 8 filters 4x4", weighted((2, 3, 12, 12), (8, 3, 4, 4)), DX_DW_DB),
+    Case("conv2d", "32x64x18x18, 64 filters 3x3", weighted((32, 64, 18, 18), (64, 64, 3, 3)), DX_DW_DB),
+    Case("conv2d", "Koch's 1st: 32x1x105x105, 64 filters 10x10",
+         weighted((32, 1, 105, 105), (64, 1, 10, 10)), DX_DW_DB, small=False),
+    Case("conv2d", "Koch's 2nd: 32x64x48x48, 128 filters 7x7",
+         weighted((32, 64, 48, 48), (128, 64, 7, 7)), DX_DW_DB, small=False),
+    Case("conv2d", "Koch's 3rd: 32x128x21x21, 128 filters 4x4",
+         weighted((32, 128, 21, 21), (128, 128, 4, 4)), DX_DW_DB, small=False),
+    Case("conv2d", "Koch's 4th: 32x128x9x9, 256 filters 4x4",
+         weighted((32, 128, 9, 9), (256, 128, 4, 4)), DX_DW_DB, small=False),
     Case("maxpool2x2", "8x16x33x32", with_ties(8, 16, 33, 32), ("dx",)),
     Case("maxpool2x2", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), ("dx",), small=False),
     Case("relu", "8x16x33x32", with_ties(8, 16, 33, 32), ("dx",)),
-    Case("relu", "Koch's 1st: 32x64x96x96", with_ties(32, 64, 96, 96), ("dx",), small=False),
     Case("sigmoid", "Koch's: 32x4096", normal((32, 4096)), ("dx",)),
-    linear_case("", 32, 1024, 512, small=True),
-    linear_case("Koch's: ", 32, 9216, 4096),
-    Case("batchnorm", "32x64x16x16, training", with_statistics, ("dx", "dscale", "dshift")),
-    Case("l1_join", "Koch's: 32x4096", normal((32, 4096), (32, 4096), (1, 4096), (1,)), ("dh1", "dh2", "dalpha", "dbias")),
+    Case("linear", "32x1024 -> 512", weighted((32, 1024), (512, 1024)), DX_DW_DB),
+    Case("linear", "Koch's: 32x9216 -> 4096", weighted((32, 9216), (4096, 9216)), DX_DW_DB, small=False),
+    Case("batchnorm", "32x64x16x16, training", lambda rng: (*normal((32, 64, 16, 16), (64,), (64,), (64,))(rng),
+                                                            rng.uniform(0.5, 2, 64)), ("dx", "dscale", "dshift")),
+    Case("l1_join", "Koch's: 32x4096", normal((32, 4096), (32, 4096), (1, 4096), (1,)),
+         ("dh1", "dh2", "dalpha", "dbias")),
     Case("bce_with_logits", "128", logits_and_labels, ("dlogits",)),
     Case("softmax_cross_entropy", "4x30x30", all_pairs, ("dlogits",)),
-    Case("contrastive_loss", "128x512", near_pairs, ("dh1", "dh2")),
-    Case("l2_penalty", "128x64x7x7", lambda rng: (*normal((128, 64, 7, 7))(rng), 0.01), ("dw",)),
-]
-
+]  # fmt: skip
 
 def torch_functions():
     """Return torch's function of each operation: {name: tensors -> tensor}."""
@@ -136,10 +101,6 @@ def torch_functions():
         itself = torch.eye(same.shape[1], dtype=torch.bool)
         return F.softplus(different - logits)[same & ~itself].mean()
 
-    def contrastive(h1, h2, same):
-        distance = (h1 - h2).norm(dim=1)
-        return (same * distance**2 + (1 - same) * (1 - distance).clamp(min=0) ** 2).mean() / 2
-
     return {
         "conv2d": F.conv2d,
         "maxpool2x2": lambda x: F.max_pool2d(x, 2),
@@ -150,14 +111,10 @@ def torch_functions():
         "l1_join": lambda h1, h2, alpha, bias: F.linear((h1 - h2).abs(), alpha, bias).squeeze(-1),
         "bce_with_logits": F.binary_cross_entropy_with_logits,
         "softmax_cross_entropy": softmax,
-        "contrastive_loss": contrastive,
-        "l2_penalty": lambda w, l2: l2 * (w * w).sum(),
     }
-
 
 # The teaching way: all columns of the minibatch at once, and NumPy's product ------------------------------------------
 # As in many courses' solutions (there in Cython): one thread copies, BLAS multiplies. Restated here to be measured.
-
 
 @kernel
 def im2col(x, KH, KW):
@@ -174,7 +131,6 @@ def im2col(x, KH, KW):
                             columns[(c * KH + i) * KW + j, (y * OW + z) * N + n] = x[n, c, y + i, z + j]
     return columns
 
-
 @kernel
 def col2im(columns, N, C, H, W, KH, KW):
     """Add columns to the pixels that im2col took them from: (N, C, H, W)."""
@@ -189,14 +145,12 @@ def col2im(columns, N, C, H, W, KH, KW):
                             x[n, c, y + i, z + j] += columns[(c * KH + i) * KW + j, (y * OW + z) * N + n]
     return x
 
-
 def im2col_forward(x, w, b):
     """conv2d_forward by im2col and NumPy's product."""
     (N, C, H, W), (F, _, KH, KW) = x.shape, w.shape
     columns = im2col(x, KH, KW)
     out = w.reshape(F, -1) @ columns + b[:, None]
     return out.reshape(F, H - KH + 1, W - KW + 1, N).transpose(3, 0, 1, 2), (x, w, columns)
-
 
 def im2col_backward(dout, cache):
     """conv2d_backward by NumPy's product and col2im."""
@@ -205,9 +159,7 @@ def im2col_backward(dout, cache):
     dw = (flat @ columns.T).reshape(w.shape)
     return col2im(w.reshape(len(w), -1).T @ flat, *x.shape, *w.shape[2:]), dw, dout.sum((0, 2, 3))
 
-
 # Measuring ------------------------------------------------------------------------------------------------------------
-
 
 class Measured(NamedTuple):
     """Hold what one implementation gave for one case: arrays in float32, seconds; or why there is nothing."""
@@ -217,7 +169,6 @@ class Measured(NamedTuple):
     forward: float = 0.0  # seconds, median
     backward: float = 0.0
     problem: str = ""
-
 
 def measure(forward, backward, arguments, dout, budget=None):
     """Call forward and backward, time them, and return a Measured with copies of the first results.
@@ -241,7 +192,6 @@ def measure(forward, backward, arguments, dout, budget=None):
             break
     return Measured(*kept, statistics.median(forwards), statistics.median(backwards))
 
-
 def torch_layer(case):
     """Return forward and backward of a case by torch; arrays go in and come out without being copied."""
     import torch
@@ -261,11 +211,9 @@ def torch_layer(case):
 
     return forward, backward
 
-
-def cast(arguments, dtype):
-    """Return the arguments with their float64 arrays in a dtype."""
-    return tuple(a.astype(dtype) if getattr(a, "dtype", None) == np.float64 else a for a in arguments)
-
+def in_float32(arguments):
+    """Return the arguments with their float64 arrays in float32."""
+    return tuple(a.astype(np.float32) if getattr(a, "dtype", None) == np.float64 else a for a in arguments)
 
 def problem_of(measured, exact, names):
     """Say what is wrong with results besides their accuracy: shape, dtype, numbers that are none; or ""."""
@@ -281,7 +229,6 @@ def problem_of(measured, exact, names):
             return f"{name} has numbers that are not finite"
     return ""
 
-
 def relative_errors(measured, exact):
     """Return the largest difference of out and of each gradient, over the largest entry."""
     found = []
@@ -289,13 +236,11 @@ def relative_errors(measured, exact):
         found.append(float(np.abs(array - right).max()) / (float(np.abs(right).max()) or 1.0))
     return found
 
-
 @kernel(parallel=True)
 def copy(target, source):
     """Copy an array by all threads."""
     for i in prange(len(source)):
         target[i] = source[i]
-
 
 def machine_rates():
     """Measure this machine: operations a second of a large float32 matrix product, and bytes a second of a copy."""
@@ -306,9 +251,7 @@ def machine_rates():
     copying = statistics.median(timeit.repeat(lambda: copy(target, source), number=1, repeat=7))
     return 2 * 2048**3 / product, 2 * source.nbytes / copying
 
-
 # A student's module, in a process of its own --------------------------------------------------------------------------
-
 
 def measure_student(module, operation, arguments, dout, limit):
     """Return the Measured of a case by a module's functions, in another process, so that they cannot stop the table.
@@ -331,7 +274,6 @@ def measure_student(module, operation, arguments, dout, limit):
         process.kill()
         process.join()
 
-
 def answer(pipe, module, operation, arguments, dout, budget):
     """Measure a module's functions and send the Measured: what the other process does."""
     sys.stdout = sys.stderr = open(os.devnull, "w")
@@ -343,22 +285,13 @@ def answer(pipe, module, operation, arguments, dout, budget):
         measured = Measured(problem=f"{type(error).__name__}: {error}".splitlines()[0][:100])
     pipe.send(measured)
 
-
 def load(module):
     """Import a module by its name or the path of its file."""
-    sys.path.insert(0, os.getcwd())
-    if not module.endswith(".py"):
-        return importlib.import_module(module)
-    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-    found = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = found
-    sys.path.insert(0, str(Path(module).resolve().parent))
-    spec.loader.exec_module(found)
-    return found
-
+    path = Path(module) if module.endswith(".py") else Path(f"{module}.py")
+    sys.path[:0] = [str(path.resolve().parent), os.getcwd()]
+    return importlib.import_module(path.stem)
 
 # The table ------------------------------------------------------------------------------------------------------------
-
 
 def compare(module="", quick=False, limit=20.0):
     """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
@@ -388,16 +321,17 @@ def compare(module="", quick=False, limit=20.0):
     print(f"in {FOLDER}/: compare.csv, roofline.png")
     return rows
 
-
 def compare_case(case, rng, product, module="", limit=20.0):
     """Measure a case with all implementations, print its rows and return them."""
     arguments = case.make(rng)
-    single = cast(arguments, np.float32)
+    single = in_float32(arguments)
     forward, backward = torch_layer(case)
     out, cache = forward(*arguments)
     dout = rng.standard_normal(out.shape)
     exact = Measured(out, backward(dout, cache))
     dout = np.float32(dout)
+    flops, moved = costs(case.operation, arguments, out)
+    scale = flops, moved, product
     columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}"
     errors = "".join(f"{name:>10}" for name in ("out", *case.gradients))
     print(f"{case.operation}, {case.shape}\n  {'':12}{columns}   error of{errors}")
@@ -411,32 +345,45 @@ def compare_case(case, rng, product, module="", limit=20.0):
     rows = []
     for name, functions in ways.items():
         time.sleep(PAUSE)
-        if case.flops > MOST.get(name, case.flops):
+        if flops > MOST.get(name, flops):
             measured = Measured(problem="left out: it would take too long")
         else:
             measured = measure(*functions, single, dout)
-        rows.append(row_of(case, name, measured, exact, product, rows))
+        rows.append(row_of(case, name, measured, exact, scale, rows))
     if module:
         measured = measure_student(module, case.operation, single, dout, limit)
-        rows.append(row_of(case, module, measured, exact, product, rows))
+        rows.append(row_of(case, module, measured, exact, scale, rows))
     print(flush=True)
     return rows
 
+def costs(operation, arguments, out):
+    """Return how many floating-point operations a layer takes forwards and backwards, and how many numbers it moves.
 
-def row_of(case, name, measured, exact, product, rows):
-    """Print and return the row of an implementation; rows has torch's as the first."""
+    The numbers that must be moved at least: x, w and their gradients once, out once and dout twice. Both are 0 for
+    what is no product.
+    """
+    if operation not in ("conv2d", "linear"):
+        return 0, 0
+    x, w, _ = arguments
+    return 3 * 2 * out.size * w[0].size, 2 * (x.size + w.size) + 3 * out.size
+
+def row_of(case, name, measured, exact, scale, rows):
+    """Print and return the row of an implementation.
+
+    scale: operations, numbers moved, and this machine's rate of a product; rows: torch's is the first
+    """
     row = {"operation": case.operation, "shape": case.shape, "implementation": name}
     problem = measured.problem or problem_of(measured, exact, case.gradients)
     if problem:
         print(f"  {name[-13:]:14} {problem}")
         return row | {"problem": problem}
-    seconds = measured.forward + measured.backward
+    (flops, moved, product), seconds = scale, measured.forward + measured.backward
     row |= {"forward_s": measured.forward, "backward_s": measured.backward}
     row["ratio_to_torch"] = seconds / (rows[0]["forward_s"] + rows[0]["backward_s"]) if rows else 1.0
     rate = f"{'-':>9}{'-':>9}"
-    if case.flops:
-        row |= {"flop_per_s": case.flops / seconds, "of_product_rate": case.flops / seconds / product}
-        row["flop_per_byte"] = case.flops / (4 * case.moved)
+    if flops:
+        row |= {"flop_per_s": flops / seconds, "of_product_rate": flops / seconds / product}
+        row["flop_per_byte"] = flops / (4 * moved)
         rate = f"{row['flop_per_s'] / 1e9:9.1f}{row['of_product_rate']:9.1%}"
     found = relative_errors(measured, exact)
     for which, error in zip(("out", *case.gradients), found):
@@ -444,7 +391,6 @@ def row_of(case, name, measured, exact, product, rows):
     times = f"{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}{row['ratio_to_torch']:9.2f}"
     print(f"  {name[-13:]:14}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
     return row
-
 
 def draw_roofline(rows, product, bandwidth, path):
     """Draw the convolutions' rates over their arithmetic intensity, under this machine's two limits, into a PNG."""

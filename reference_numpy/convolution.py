@@ -21,7 +21,6 @@ from .products import add_dots, add_product, aligned, vectors
 
 # Rung 1: plain Python, as the formula stands --------------------------------------------------------------------------
 
-
 def forward_loops(x, w):
     """Each output is a sum over the channels and the taps of a filter."""
     (N, C, H, W), (F, _, KH, KW) = x.shape, w.shape
@@ -35,7 +34,6 @@ def forward_loops(x, w):
         out[n, f, y, z] = total
     return out
 
-
 def dx_loops(dout, w):
     """Each output gives every pixel under its filter a share: what the filter has at that tap, times dout."""
     (N, F, OH, OW), (_, C, KH, KW) = dout.shape, w.shape
@@ -47,7 +45,6 @@ def dx_loops(dout, w):
                     dx[n, c, y + i, z + j] += float(dout[n, f, y, z]) * float(w[f, c, i, j])
     return dx.astype(dout.dtype)
 
-
 def dw_loops(dout, x):
     """Each output gives every tap of its filter a share: the pixel under that tap, times dout."""
     (N, F, OH, OW), (_, C, H, W) = dout.shape, x.shape
@@ -57,9 +54,7 @@ def dw_loops(dout, x):
             dw[f, c, i, j] += float(dout[n, f, y, z]) * float(x[n, c, y + i, z + j])
     return dw.astype(dout.dtype)
 
-
 # Rung 2: NumPy, one array operation for each tap of the filter --------------------------------------------------------
-
 
 def forward_taps(x, w):
     """For one tap, all outputs at once: a window of x, its channels mixed by the filters."""
@@ -70,7 +65,6 @@ def forward_taps(x, w):
         out += np.einsum("ncyz,fc->nfyz", x[:, :, i : i + OH, j : j + OW], w[:, :, i, j])
     return out
 
-
 def dx_taps(dout, w):
     """For one tap, all shares at once, added to the window that the tap saw."""
     (N, F, OH, OW), (_, C, KH, KW) = dout.shape, w.shape
@@ -78,7 +72,6 @@ def dx_taps(dout, w):
     for i, j in np.ndindex(KH, KW):
         dx[:, :, i : i + OH, j : j + OW] += np.einsum("nfyz,fc->ncyz", dout, w[:, :, i, j])
     return dx
-
 
 def dw_taps(dout, x):
     """For one tap, the product of dout with the window that the tap saw, summed over images and places."""
@@ -88,11 +81,9 @@ def dw_taps(dout, x):
         dw[:, :, i, j] = np.einsum("nfyz,ncyz->fc", dout, x[:, :, i : i + OH, j : j + OW])
     return dw
 
-
 # Rung 3: the loops of rung 1, compiled, on all cores ------------------------------------------------------------------
 # Whatever runs in parallel owns what it writes, so that no two threads meet and the result is the same for any number
 # of threads: an output plane in forward, an image's channel in dx, a filter in dw. Sums are kept in float64.
-
 
 @kernel(parallel=True)
 def forward_numba(x, w):
@@ -111,7 +102,6 @@ def forward_numba(x, w):
                 out[n, f, y, z] = total
     return out
 
-
 @kernel(parallel=True)
 def dx_numba(dout, w):
     """One owner for each channel of an image (n, c): it gathers its pixels' shares, instead of handing them out."""
@@ -129,7 +119,6 @@ def dx_numba(dout, w):
                 dx[n, c, y, z] = total
     return dx
 
-
 @kernel(parallel=True)
 def dw_numba(dout, x):
     """One owner for each filter f: the sum over images stays inside it."""
@@ -146,7 +135,6 @@ def dw_numba(dout, x):
                                 total += dout[n, f, y, z] * x[n, c, y + i, z + j]
                     dw[f, c, i, j] = total
     return dw
-
 
 # Rung 4: blocks that stay in the cache, the one that the net uses -----------------------------------------------------
 # The outputs are a product of two matrices: w (F, taps) @ columns (taps, outputs), where a column holds the pixels
@@ -166,14 +154,12 @@ def dw_numba(dout, x):
 TILE, DW_TILE = 384, 1024  # outputs in a tile, about
 SHIFTS, DW_TAPS = 8192, 64  # numbers in a buffer, four channels at least: 32 KB, a level-1 cache; taps of an owner
 
-
 @kernel
 def tiling(N, OH, OW, outputs):
     """Return how many images and rows a tile has: several whole images, or some rows of one; so many outputs, about."""
     images = max(1, min(N, outputs // (OH * OW)))
     rows = OH if OH * OW <= outputs else max(1, outputs // OW)
     return -(-N // -(-N // images)), -(-OH // -(-OH // rows))  # shared out evenly: no small tile at the end
-
 
 @kernel
 def gather(buffer, x, tile, c0, c1, KW):
@@ -191,7 +177,6 @@ def gather(buffer, x, tile, c0, c1, KW):
                     target[z] = source[z]
                 p += OW
 
-
 @kernel
 def scatter(x, buffer, tile, c0, c1, KW):
     """Add a buffer to the pixels that gather copies into it."""
@@ -205,7 +190,6 @@ def scatter(x, buffer, tile, c0, c1, KW):
                     target[z] += source[z]
                 p += OW
 
-
 @kernel
 def tap_rows(k0, k1, KH, KW, line, S):
     """Return where the rows of taps k0 .. k1 begin in a buffer with rows of S numbers, and lines of so many.
@@ -217,7 +201,6 @@ def tap_rows(k0, k1, KH, KW, line, S):
         c, i, j = k // (KH * KW) - k0 // (KH * KW), k // KW % KH, k % KW
         rows[k - k0] = (c * KW + j) * S + i * line
     return rows
-
 
 @kernel(parallel=True)
 def forward_blocked(x, w):
@@ -245,7 +228,6 @@ def forward_blocked(x, w):
         scatter(out, block, (n0, n1, y0, y1, OW), 0, F, 1)
     return out
 
-
 @kernel(parallel=True)
 def dx_blocked(dout, w):
     """One owner for each tile's images: the buffer's gradient is w.T @ dout, and goes back where x came from."""
@@ -272,7 +254,6 @@ def dx_blocked(dout, w):
                     add_product(buffer.reshape(-1), buffer_rows, filters, block.reshape(-1), np.arange(F) * L, L)
                 scatter(dx, buffer, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
     return dx
-
 
 @kernel(parallel=True)
 def dw_blocked(dout, x):
@@ -305,7 +286,6 @@ def dw_blocked(dout, x):
             add_dots(block, left[tile * F4 : (tile + 1) * F4], buffer.reshape(-1), buffer_rows)
         dw[:, k0:k1] = block[:F, : k1 - k0]
     return dw.reshape(F, C, KH, KW)
-
 
 RUNGS = {  # name: (forward, dx, dw)
     "loops": (forward_loops, dx_loops, dw_loops),

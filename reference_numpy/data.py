@@ -6,13 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 class UserError(Exception):
     """Say in one line what is wrong and what to do; the command line prints it and exits with status 2."""
 
-
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
-
 
 class Drawings(NamedTuple):
     """Hold the drawings of many characters.
@@ -25,7 +22,6 @@ class Drawings(NamedTuple):
     images: np.ndarray
     alphabet: np.ndarray
     names: tuple
-
 
 class Trials(NamedTuple):
     """Hold one-shot trials: which of n_way support images is of the test image's character?
@@ -41,49 +37,42 @@ class Trials(NamedTuple):
     support: np.ndarray
     answers: np.ndarray
 
+def find_arrays(name, data_dir=""):
+    """Return where koch.py keeps arrays: data_dir, else $KOCH_DATA, else data/; then data/. None if it has not yet."""
+    paths = Path(data_dir or os.environ.get("KOCH_DATA") or "data", name), Path("data", name)
+    return next((path for path in paths if path.is_file()), None)
 
-def find_arrays(name, folder=""):
-    """Return the path of the arrays that koch.py keeps, in folder, else $KOCH_DATA, else data/; None if there are none.
-
-    Where koch.py could not write into that folder, they are in data/.
-    """
-    places = Path(folder or os.environ.get("KOCH_DATA") or "data"), Path("data")
-    return next((place / name for place in places if (place / name).is_file()), None)
-
-
-def load_arrays(name, folder=""):
+def load_arrays(name, data_dir=""):
     """Return the arrays of a .npz file of koch.py as a dict, its bits unpacked as images. Raises UserError."""
-    path = find_arrays(name, folder)
+    path = find_arrays(name, data_dir)
     if path is None:
-        raise UserError(f"there is no {name} in {folder or 'data'}/; run python koch.py train first: it keeps it there")
+        path = Path(data_dir or os.environ.get("KOCH_DATA") or "data", name)
+        raise UserError(f"{path} is not there; run python koch.py train first: it keeps its drawings there")
     try:
         with np.load(path) as kept:
             return dict(kept) | {"images": np.unpackbits(kept["bits"], axis=-1, count=105)}
     except Exception as error:  # NumPy raises whatever a damaged file makes it stumble over
-        raise UserError(f"{path} is damaged ({error}); delete it and run python koch.py train") from error
+        raise UserError(f"{path} is damaged; delete it and run python koch.py train") from error
 
-
-def load_splits(data_set="auto", folder=""):
+def load_splits(data_set="auto", data_dir=""):
     """Load training, validation and test Drawings (30, 10 and 10 alphabets), and their data set's name.
 
-    data_set: "omniglot", "invented" or "auto", for Omniglot where it is at hand; folder: "" for $KOCH_DATA, else data/
+    data_set: "omniglot", "invented" or "auto", for Omniglot where it is there; data_dir: as in find_arrays
     Raises UserError when they are missing or damaged.
     """
     if data_set == "auto":
-        data_set = "omniglot" if find_arrays("omniglot.npz", folder) else "invented"
-    kept, splits = load_arrays(f"{data_set}.npz", folder), []
+        data_set = "omniglot" if find_arrays("omniglot.npz", data_dir) else "invented"
+    kept, splits = load_arrays(f"{data_set}.npz", data_dir), []
     for first, end in ((0, 30), (30, 40), (40, 50)):
         chosen = (kept["alphabet"] >= first) & (kept["alphabet"] < end)
         names = tuple(kept["names"][first:end].tolist())
         splits.append(Drawings(kept["images"][chosen], kept["alphabet"][chosen] - first, names))
     return *splits, data_set
 
-
-def load_lake(folder=""):
+def load_lake(data_dir=""):
     """Load Lake's 400 one-shot trials, 20-way, each within one alphabet (§4.3). Raises UserError."""
-    kept = load_arrays("lake.npz", folder)
+    kept = load_arrays("lake.npz", data_dir)
     return Trials(*(kept[name] for name in Trials._fields))
-
 
 def wilson_interval(n_right, n, z=1.96):
     """Return Wilson's 95 % interval of a fraction, (low, high) in 0..1: 368 right of 400 give 0.889..0.943."""
@@ -91,16 +80,13 @@ def wilson_interval(n_right, n, z=1.96):
     half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
-
 # § 3.2 Learning: what a minibatch is ----------------------------------------------------------------------------------
-
 
 def to_input(images, size):
     """Turn drawings into a net's input: (N, 105, 105) uint8 -> (N, 1, size, size) float32 in [0, 1]; means of areas."""
     factor = images.shape[-1] // size
     means = images.reshape(len(images), 1, size, factor, size, factor).mean((3, 5), dtype=np.float32)
     return np.ascontiguousarray(means)
-
 
 def distort(images, rng, strength=1.0):
     """Distort each image by an affine map of its own (§3.2); what comes in from outside is paper.
@@ -112,7 +98,6 @@ def distort(images, rng, strength=1.0):
     ranges = np.array([np.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105])
     draw = rng.uniform(-1, 1, (len(images), 7)) * (rng.random((len(images), 7)) < 0.5) * ranges * strength
     return affine(images, *draw.T)
-
 
 def affine(images, theta, rho_x, rho_y, s_x, s_y, t_x, t_y):
     """Map images by numbers of distort, (N,) each: each new pixel is read from the old image between four pixels.
@@ -138,7 +123,6 @@ def affine(images, theta, rho_x, rho_y, s_x, s_y, t_x, t_y):
             out = out + read * (share_y * share_x).astype(images.dtype)
     return out[:, None]
 
-
 def draw_batch(drawings, n_alphabets, n_characters, n_drawings, rng):
     """Draw a minibatch: of each of some alphabets some characters, of each character some drawings, all different.
 
@@ -162,9 +146,7 @@ def draw_batch(drawings, n_alphabets, n_characters, n_drawings, rng):
         characters.append(chosen)
     return np.stack(images), np.stack(characters)
 
-
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
-
 
 def one_shot_trials(drawings, n_way, n_trials, rng):
     """Draw trials within one alphabet: n_way different characters by one drawer, a test image of one by another.
@@ -186,14 +168,12 @@ def one_shot_trials(drawings, n_way, n_trials, rng):
     images = drawings.images.reshape(-1, *drawings.images.shape[2:])
     return Trials(images, np.array(test), np.array(support), np.array(answers))
 
-
 def print_trials(title, rows):
     """Print rows of (name, fraction right, number of trials, or None without an interval) below a title."""
     print(f"\n{title:<60}  right   95 % interval")
     for name, accuracy, n in rows:
         low, high = wilson_interval(accuracy * n, n) if n else (0, 0)
         print(f"  {name:<58}{100 * accuracy:6.2f} %" + (f"{100 * low:8.1f} .. {100 * high:.1f}" if n else ""))
-
 
 def one_shot_answers(features, logit, trials):
     """Answer every trial alone: the position of the support image that is most likely the test image's character.

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 class Verdict(NamedTuple):
     """Hold what gradcheck found: errors, one relative error for each argument (None where nothing was checked), and
     passed, whether all are within the tolerance."""
@@ -15,7 +14,6 @@ class Verdict(NamedTuple):
     def __str__(self):
         errors = ", ".join("-" if error is None else f"{error:.1e}" for error in self.errors)
         return f"{'passed' if self.passed else 'FAILED'}: relative errors {errors}"
-
 
 def gradcheck(forward, backward, *arguments, n_entries=20, step=1e-5, tolerance=1e-6, seed=0):
     """Compare the gradients of a layer with central differences.
@@ -52,7 +50,6 @@ def gradcheck(forward, backward, *arguments, n_entries=20, step=1e-5, tolerance=
             numeric[k] = (ends[0] - ends[1]) / (2 * step)
         errors.append(relative_error(gradients[i], argument.shape, entries, numeric))
     return Verdict(tuple(errors), all(error is None or error <= tolerance for error in errors))
-
 
 def relative_error(gradient, shape, entries, numeric):
     """Return the largest difference of a gradient's entries from the numeric ones, over the largest of either."""

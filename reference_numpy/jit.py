@@ -8,7 +8,6 @@ os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 import numba  # noqa: E402
 
-
 def kernel(function=None, **options):
     """Compile a function for the types it is called with and keep the result for the next start.
 

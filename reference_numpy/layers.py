@@ -17,7 +17,6 @@ from .convolution import RUNGS
 from .jit import kernel
 from .products import product
 
-
 def check(fits, *arrays, like=None):
     """Raise a ValueError that names all shapes and dtypes unless fits, and unless arrays share one float dtype.
 
@@ -30,9 +29,7 @@ def check(fits, *arrays, like=None):
         found = " and ".join(f"{array.shape} {array.dtype}" for array in named)
         raise ValueError(f"shapes or dtypes do not fit together: {found}")
 
-
 # Convolution and pooling (§3.1) ---------------------------------------------------------------------------------------
-
 
 def conv2d_forward(x, w, b=None, rung="blocked"):
     """Slide filters over images, stride 1, no padding.
@@ -49,7 +46,6 @@ def conv2d_forward(x, w, b=None, rung="blocked"):
         out += b[:, None, None]
     return out, (x, w, b is not None, rung)
 
-
 def conv2d_backward(dout, cache):
     """Return dx, dw and db (None if there was no b)."""
     x, w, has_bias, rung = cache
@@ -59,7 +55,6 @@ def conv2d_backward(dout, cache):
     _, dx, dw = RUNGS[rung]
     return dx(dout, w), dw(dout, x), dout.sum((0, 2, 3)) if has_bias else None
 
-
 def pad_forward(x, margin=1):
     """Put a margin of zeros around images: (N, C, H, W) -> (N, C, H + 2 * margin, W + 2 * margin)."""
     check(x.ndim == 4, x)
@@ -68,19 +63,16 @@ def pad_forward(x, margin=1):
     out[:, :, margin : H + margin, margin : W + margin] = x
     return out, margin
 
-
 def pad_backward(dout, margin):
     """Return dx: dout without the margin."""
     H, W = dout.shape[2:]
     return dout[:, :, margin : H - margin, margin : W - margin].copy()
-
 
 def maxpool2x2_forward(x):
     """Keep the largest of each 2x2 pixels: (N, C, H, W) -> (N, C, H // 2, W // 2); an odd last line is lost."""
     check(x.ndim == 4 and x.shape[2] >= 2 and x.shape[3] >= 2, x)
     out, first = largest(np.ascontiguousarray(x))
     return out, (x.shape, first)
-
 
 def maxpool2x2_backward(dout, cache):
     """Return dx: dout goes to the first maximum of its 2x2 pixels in row-major order, as torch does.
@@ -90,7 +82,6 @@ def maxpool2x2_backward(dout, cache):
     shape, first = cache
     check(dout.shape == first.shape, dout, like=first)
     return to_largest(np.ascontiguousarray(dout), first, shape)
-
 
 @kernel(parallel=True)
 def largest(x):
@@ -109,7 +100,6 @@ def largest(x):
                 out[n, c, y, z], first[n, c, y, z] = best, where
     return out, first
 
-
 @kernel(parallel=True)
 def to_largest(dout, first, shape):
     """Return zeros with dout at the pixels that were the largest."""
@@ -122,21 +112,17 @@ def to_largest(dout, first, shape):
                 (upper if which[z] < 2 else lower)[2 * z + which[z] % 2] = slopes[z]
     return dx
 
-
 # Elementwise and fully connected layers (§3.1) ------------------------------------------------------------------------
-
 
 def relu_forward(x):
     """Return max(x, 0), of any shape."""
     check(True, x)
     return np.maximum(x, 0), x > 0
 
-
 def relu_backward(dout, positive):
     """Return dx: dout where x was positive; the slope at 0 is taken as 0, as torch does."""
     check(dout.shape == positive.shape, dout, like=positive)
     return dout * positive
-
 
 def sigmoid_forward(x):
     """Return 1 / (1 + e^-x), of any shape, without overflow."""
@@ -145,25 +131,21 @@ def sigmoid_forward(x):
     out = np.where(x >= 0, 1 / (1 + e), e / (1 + e))
     return out, out.copy()
 
-
 def sigmoid_backward(dout, out):
     """Return dx: dout * out * (1 - out)."""
     check(dout.shape == out.shape, dout, out)
     return dout * out * (1 - out)
-
 
 def linear_forward(x, w, b):
     """Return x @ w.T + b: (N, D), (M, D), (M,) -> (N, M)."""
     check(x.ndim == w.ndim == 2 and x.shape[1] == w.shape[1] and b.shape == w.shape[:1], x, w, b)
     return product(x, w.T) + b, (x, w)
 
-
 def linear_backward(dout, cache):
     """Return dx, dw, db."""
     x, w = cache
     check(dout.shape == (len(x), len(w)), dout, x, w)
     return product(dout, w), product(dout.T, x), dout.sum(0)
-
 
 def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True, momentum=0.1, epsilon=1e-5):
     """Give each channel mean 0 and variance 1, then scale and shift it.
@@ -187,11 +169,9 @@ def batchnorm_forward(x, scale, shift, running_mean, running_var, training=True,
     cache = normal.reshape(x.shape), scale, inverse, training, running_mean.copy(), running_var.copy()
     return out.reshape(x.shape), cache
 
-
 def batchnorm_running(cache):
     """Return the running mean and variance (C,) that a forward pass leaves; without training those it was given."""
     return cache[-2], cache[-1]
-
 
 def batchnorm_backward(dout, cache):
     """Return dx, dscale, dshift."""
@@ -200,7 +180,6 @@ def batchnorm_backward(dout, cache):
     planes, normal = (np.ascontiguousarray(array).reshape(*array.shape[:2], -1) for array in (dout, normal))
     dx, dscale, dshift = denormalise(planes, normal, scale * inverse, training)
     return dx.reshape(dout.shape), dscale, dshift
-
 
 @kernel(parallel=True)
 def moments(planes):
@@ -219,7 +198,6 @@ def moments(planes):
         mean[c], var[c] = centre, total / (N * P)
     return mean, var
 
-
 @kernel(parallel=True)
 def normalise(planes, mean, inverse, scale, shift):
     """Return scale * normal + shift and normal = (planes - mean) * inverse, (N, C, pixels) both."""
@@ -232,7 +210,6 @@ def normalise(planes, mean, inverse, scale, shift):
             kept[p] = (source[p] - mean[c]) * inverse[c]
             target[p] = scale[c] * kept[p] + shift[c]
     return out, normal
-
 
 @kernel(parallel=True)
 def denormalise(dout, normal, slope, training):
@@ -253,9 +230,7 @@ def denormalise(dout, normal, slope, training):
                 dx[n, c, p] = slope[c] * (dout[n, c, p] - by_mean - normal[n, c, p] * by_deviation)
     return dx, dscale, dshift
 
-
 # The join and the losses (§3.1, §3.2) ---------------------------------------------------------------------------------
-
 
 def l1_join_forward(h1, h2, alpha, bias):
     """Return the logit that two images are of one character: sum_j alpha_j |h1_j - h2_j| + bias (§3.1).
@@ -267,7 +242,6 @@ def l1_join_forward(h1, h2, alpha, bias):
     difference = h1 - h2
     return np.einsum("...d,d->...", np.abs(difference), alpha[0]) + bias[0], (difference, alpha, h1.shape, h2.shape)
 
-
 def l1_join_backward(dout, cache):
     """Return dh1, dh2, dalpha, dbias. The slope of |.| at 0 is taken as 0, as torch does."""
     difference, alpha, shape1, shape2 = cache
@@ -276,13 +250,11 @@ def l1_join_backward(dout, cache):
     dh = np.sign(difference) * alpha[0] * dout[..., None]
     return unbroadcast(dh, shape1), unbroadcast(-dh, shape2), dalpha[None], dout.sum(keepdims=True).reshape(1)
 
-
 def unbroadcast(gradient, shape):
     """Sum a gradient over the axes along which its array of this shape was repeated."""
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
     repeated = tuple(i for i, n in enumerate(shape) if n == 1 < gradient.shape[i])
     return gradient.sum(repeated, keepdims=True)
-
 
 def bce_with_logits_forward(logits, same):
     """Return the mean cross-entropy of single pairs, in nats (§3.2).
@@ -295,11 +267,9 @@ def bce_with_logits_forward(logits, same):
     losses = np.maximum(logits, 0) - logits * same + np.log1p(np.exp(-np.abs(logits)))
     return losses.mean(), (sigmoid_forward(logits)[0] - same) / logits.dtype.type(logits.size)
 
-
 def bce_with_logits_backward(dout, slope):
     """Return dlogits; dout is a number."""
     return np.asarray(dout, slope.dtype) * slope
-
 
 def softmax_cross_entropy_forward(logits, same):
     """Return the mean cross-entropy of each same pair against all different pairs of its first drawing, in nats.
@@ -326,11 +296,9 @@ def softmax_cross_entropy_forward(logits, same):
     shares = e / np.where(total > 0, total, 1)  # of each different pair in the sum
     return losses[counted].sum() / n_pairs, wrong.sum(2, keepdims=True) * shares - wrong
 
-
 def softmax_cross_entropy_backward(dout, slope):
     """Return dlogits; dout is a number."""
     return np.asarray(dout, slope.dtype) * slope
-
 
 def contrastive_loss_forward(h1, h2, same, margin=1.0):
     """Pull same pairs together and push different ones apart until their distance is margin.
@@ -347,17 +315,14 @@ def contrastive_loss_forward(h1, h2, same, margin=1.0):
     slope = same - (1 - same) * short / np.where(distance > 0, distance, 1)  # by the difference; at distance 0 it is 0
     return losses.mean(), difference * slope[:, None] / h1.dtype.type(len(h1))
 
-
 def contrastive_loss_backward(dout, slope):
     """Return dh1, dh2; dout is a number."""
     return np.asarray(dout, slope.dtype) * slope, -np.asarray(dout, slope.dtype) * slope
-
 
 def l2_penalty_forward(w, l2):
     """Return l2 times the sum of the squared weights, lambda_j |w|^2 (§3.2); w: any shape, l2: a number >= 0."""
     check(l2 >= 0, w)
     return w.dtype.type(l2) * (w * w).sum(), 2 * w.dtype.type(l2) * w
-
 
 def l2_penalty_backward(dout, slope):
     """Return dw = 2 lambda_j w, times dout, a number."""

@@ -11,11 +11,9 @@ import numpy as np
 
 from .products import product
 
-
 def of_layer(setting, name):
     """Return the setting of the layer that the parameter belongs to: "twin.0" of "twin.0.weight"."""
     return setting[name.rpartition(".")[0]] if isinstance(setting, dict) else setting
-
 
 def sgd(parameters, gradients, velocity, learning_rate, momentum=0.0, l2=0.0):
     """Take one step of gradient descent with momentum and an L2 penalty, layer by layer (§3.2).
@@ -35,16 +33,13 @@ def sgd(parameters, gradients, velocity, learning_rate, momentum=0.0, l2=0.0):
         new[name] = w + moved[name]
     return new, moved
 
-
 def decays(name, w):
     """Say whether a parameter is a weight: no bias, and no scale or shift of batch normalisation."""
     return name.endswith("weight") and w.ndim > 1
 
-
 def paper_learning_rate(epoch, learning_rate):
     """Return a learning rate at an epoch 0, 1, ...: it falls by 1 % an epoch (§3.2)."""
     return learning_rate * 0.99**epoch
-
 
 def paper_momentum(epoch, momentum, n_epochs):
     """Return a momentum at an epoch 0, 1, ...: from 0.5 in a line to mu_j at n_epochs, then constant (§3.2).
@@ -53,11 +48,9 @@ def paper_momentum(epoch, momentum, n_epochs):
     """
     return 0.5 + (momentum - 0.5) * min(1.0, epoch / n_epochs)
 
-
 def warmup_cosine(step, n_steps, warmup):
     """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine (koch.py's default)."""
     return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-
 
 def muon(parameters, gradients, velocity, learning_rate, weight_decay=0.0, momentum=0.95):
     """Take one step of Muon: along the momentum, with all its singular values made about equal.
@@ -75,7 +68,6 @@ def muon(parameters, gradients, velocity, learning_rate, weight_decay=0.0, momen
         new[name] = w * (1 - learning_rate * weight_decay) - learning_rate * update
     return new, moved
 
-
 def orthogonal(matrix):
     """Return a matrix with the same singular vectors and singular values nearer to each other, by Newton and Schulz."""
     x = matrix / (np.sqrt((matrix * matrix).sum()) + 1e-7)
@@ -84,7 +76,6 @@ def orthogonal(matrix):
         square = product(x, x.T)
         x = 3.4445 * x + product(2.0315 * product(square, square) - 4.7750 * square, x)
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
-
 
 def adamw(parameters, gradients, moments, learning_rate, weight_decay=0.0, beta1=0.9, beta2=0.999, epsilon=1e-8):
     """Take one step of AdamW: each number's step is its mean gradient over its root mean square one.

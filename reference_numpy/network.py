@@ -35,7 +35,6 @@ CONVOLUTIONS = {  # filters (F, C, KH, KW), in order
 LINEAR = {105: (4096, 9216), 35: (512, 1024)}  # (features, inputs)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # what no gradient belongs to
 
-
 def initial_parameters(size, rng, dtype=np.float32):
     """Draw a net's parameters as koch.py does at its start.
 
@@ -66,7 +65,6 @@ def initial_parameters(size, rng, dtype=np.float32):
     parameters["join.bias"] = rng.uniform(-1, 1, 1) / np.sqrt(channels)
     return {n: p if p.dtype == np.int64 else p.astype(dtype) for n, p in parameters.items()}
 
-
 def size_of(parameters):
     """Return the size, 105 or 35 pixels, of the net that has these parameters. Raises ValueError for another net's."""
     shape = np.shape(parameters.get("twin.0.weight"))
@@ -74,7 +72,6 @@ def size_of(parameters):
         if shape == first:
             return size
     raise ValueError(f"no net of size {' or '.join(map(str, TWINS))} has first filters of shape {shape}")
-
 
 def features_forward(parameters, images, training=False):
     """Compute one twin's features.
@@ -106,7 +103,6 @@ def features_forward(parameters, images, training=False):
         caches.append((kind, name, cache))
     return x, caches
 
-
 def features_backward(dh, caches):
     """Return {name: gradient} of the parameters of one twin, from the loss's gradient by its features dh (N, D)."""
     gradients, dx = {}, dh
@@ -125,7 +121,6 @@ def features_backward(dh, caches):
             dx = getattr(layers, f"{kind}_backward")(dx, cache)
     return gradients
 
-
 def running_statistics(parameters, caches):
     """Return the parameters with the running statistics that a forward pass in training leaves; the rest is shared."""
     new = dict(parameters)
@@ -135,7 +130,6 @@ def running_statistics(parameters, caches):
             count = parameters[f"{name}.num_batches_tracked"] + 1
             new |= dict(zip((f"{name}.{statistic}" for statistic in STATISTICS), (mean, var, count)))
     return new
-
 
 def siamese_forward(parameters, x1, x2, training=False):
     """Return the logit that each two images are of one character (§3.1).
@@ -148,7 +142,6 @@ def siamese_forward(parameters, x1, x2, training=False):
     h2, twin2 = features_forward(after, x2, training)
     logits, join = layers.l1_join_forward(h1, h2, parameters["join.weight"], parameters["join.bias"])
     return logits, (twin1, twin2, join)
-
 
 def siamese_backward(dlogits, cache):
     """Return {name: gradient} of every parameter, from the loss's gradient by the logits dlogits (N,)."""

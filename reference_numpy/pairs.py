@@ -7,7 +7,6 @@ import numpy as np
 from . import layers, learning, network
 from .data import UserError, to_input
 
-
 class Pairs(NamedTuple):
     """Hold pairs of drawings: are the two of one character?
 
@@ -17,7 +16,6 @@ class Pairs(NamedTuple):
     first: np.ndarray
     second: np.ndarray
     same: np.ndarray
-
 
 def draw_pairs(drawings, n_pairs, rng):
     """Draw pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
@@ -43,7 +41,6 @@ def draw_pairs(drawings, n_pairs, rng):
     first, second = by_alphabet[start + place], by_alphabet[start + other_place]
     return Pairs(first * n_drawers + drawer, second * n_drawers + other_drawer, same)
 
-
 def pair_step(parameters, velocity, x1, x2, same, learning_rate, momentum=0.0, l2=0.0):
     """Take one step of the paper's learning on a minibatch of pairs (§3.2).
 
@@ -58,7 +55,6 @@ def pair_step(parameters, velocity, x1, x2, same, learning_rate, momentum=0.0, l
     for twin in cache[:2]:
         parameters = network.running_statistics(parameters, twin)
     return *learning.sgd(parameters, gradients, velocity, learning_rate, momentum, l2), loss
-
 
 def train_on_pairs(parameters, drawings, rng, n_pairs=256, n_epochs=10, batch=32, learning_rate=0.05, momentum=0.9):
     """Train a net on pairs, drawn once, with the paper's schedule: the pairs in another order each epoch (§3.2).

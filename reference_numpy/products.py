@@ -12,7 +12,6 @@ from .jit import kernel
 
 ROWS, COLUMNS, DEPTH = 128, 256, 128  # of the blocks that product works on; DEPTH * COLUMNS float32 are 128 KB
 
-
 @kernel
 def aligned(rows, columns, like):
     """Return an array (rows, columns) of like's dtype, not filled, from a cache line on: 98 GFLOP/s against 75."""
@@ -20,12 +19,10 @@ def aligned(rows, columns, like):
     skip = -flat.ctypes.data % 64 // like.itemsize
     return flat[skip : skip + rows * columns].reshape(rows, columns)
 
-
 @kernel
 def vectors(n):
     """Return n rounded up to whole vectors of 16 numbers: the processor does the rest of a vector at no cost."""
     return -(-n // 16) * 16
-
 
 @kernel(fastmath={"contract"})  # a * b + c in one instruction: 98 GFLOP/s a core against 89
 def add_product(out, out_rows, a, b, b_rows, L):
@@ -58,13 +55,11 @@ def add_product(out, out_rows, a, b, b_rows, L):
         for k in range(K):
             add_row(out[out_rows[row] :][:L], a[row, k], b[b_rows[k] :])
 
-
 @kernel(fastmath={"contract"})
 def add_row(out, factor, row):
     """Add factor * row to out."""
     for p in range(len(out)):
         out[p] += factor * row[p]
-
 
 @kernel(fastmath={"contract", "reassoc"})  # reassoc: sums in parts, or they cannot become vector instructions
 def add_dots(out, a, b, b_rows):
@@ -90,7 +85,6 @@ def add_dots(out, a, b, b_rows):
             totals = (t00, t01, t02, t03, t10, t11, t12, t13, t20, t21, t22, t23, t30, t31, t32, t33)
             for i, total in enumerate(totals):
                 out[m + i // 4, k + i % 4] += total
-
 
 @kernel(parallel=True)
 def product(a, b):

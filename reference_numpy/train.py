@@ -18,7 +18,6 @@ WARMUP = 200  # steps to the highest rates
 N_VALIDATION, VALIDATIONS = 320, 8  # §3.2: one-shot trials that choose the best checkpoint, taken so many times
 TRIALS_SEED = 2015  # every run takes the same trials
 
-
 def loss_and_gradients(parameters, images, characters):
     """Compute the default recipe's loss and its gradients on one minibatch.
 
@@ -38,7 +37,6 @@ def loss_and_gradients(parameters, images, characters):
     gradients |= {"join.weight": dalpha, "join.bias": dbias}
     return loss, gradients, network.running_statistics(parameters, twin)
 
-
 def training_step(parameters, state, images, characters, factor):
     """Take one step: Muon for the twin's weights, AdamW for all else.
 
@@ -52,7 +50,6 @@ def training_step(parameters, state, images, characters, factor):
     parameters, moments = learning.adamw(parameters, rest, state["adamw"], ADAMW_RATE * factor)
     return parameters, {"muon": velocity, "adamw": moments}, loss
 
-
 def answers(parameters, trials):
     """Answer one-shot trials with a net, as data.one_shot_answers does."""
     size, weights = network.size_of(parameters), (parameters["join.weight"], parameters["join.bias"])
@@ -62,56 +59,51 @@ def answers(parameters, trials):
         trials,
     )
 
-
-def train(data_set="auto", folder="", steps=1200, seed=0, name=""):
-    """Train a net, keep the checkpoint that is best on the validation trials, and take Lake's 400 trials with it.
-
-    data_set, folder: as in data.load_splits; steps: minibatches; seed: of every draw; name: results go to runs/NAME
-    Returns the fraction right. Leaves best.npz (for load_checkpoint, and for koch.py oneshot), log.csv and curves.png.
-    Raises UserError.
-    """
-    if Path(name).name != name:
-        raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
-    training, validation, test, data_set = data.load_splits(data_set, folder)
-    run = new_folder(name or f"reference-{data_set}-{SIZE}-seed{seed}")
-    trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
+def training_loop(training, n_steps, seed):
+    """Draw minibatches and take steps; yield the parameters and the loss after each."""
     rng = np.random.default_rng(seed)
     parameters, state = network.initial_parameters(SIZE, rng), {"muon": {}, "adamw": {}}
-    counts = ", ".join(f"{len(d.images)} {n}" for d, n in ((training, "training"), (validation, "validation")))
-    n_numbers = sum(p.size for n, p in parameters.items() if not n.endswith(network.STATISTICS))
-    print(f"twin net of {n_numbers:,} parameters, NumPy and Numba alone; {data_set}: {counts} characters; to {run}/")
-    config = {"data": data_set, "device": "cpu", "size": SIZE, "precision": "float32", "seed": seed, "steps": steps}
-    rows, best, losses, started = [], -1.0, [], time.perf_counter()
-    for step in range(1, steps + 1):
+    for step in range(n_steps):
         images, characters = data.draw_batch(training, ALPHABETS, CHARACTERS, DRAWINGS, rng)
         x = data.distort(data.to_input(images.reshape(-1, *images.shape[2:]), SIZE), rng)
-        factor = learning.warmup_cosine(step - 1, steps, WARMUP)
+        factor = learning.warmup_cosine(step, n_steps, WARMUP)
         parameters, state, loss = training_step(parameters, state, x, characters, factor)
-        losses.append(float(loss))
+        yield parameters, float(loss)
+
+def train(data_set="auto", data_dir="", steps=1200, seed=0, name=""):
+    """Train a net, keep the checkpoint that is best on the validation trials, and answer Lake's 400 trials with it.
+
+    data_set, data_dir: as in data.load_splits; steps: minibatches; seed: of all draws; name: results go to runs/NAME
+    Returns the fraction right. Leaves best.npz (for load_checkpoint), log.csv and curves.png. Raises UserError.
+    """
+    if steps < 1:
+        raise UserError(f"--steps is at least 1, not {steps}")
+    if Path(name).name != name:
+        raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
+    training, validation, test, data_set = data.load_splits(data_set, data_dir)
+    run = new_folder(name or f"reference-{data_set}-{SIZE}-seed{seed}")
+    trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
+    counts = f"{len(training.images)} training, {len(validation.images)} validation characters"
+    print(f"the reduced net, NumPy and Numba alone; {data_set}: {counts}; to {run}/")
+    config = {"data": data_set, "device": "cpu", "size": SIZE, "precision": "float32", "seed": seed, "steps": steps}
+    rows, best, started = [], -1.0, time.perf_counter()
+    for step, (parameters, loss) in enumerate(training_loop(training, steps, seed), 1):
         if not np.isfinite(loss):
             raise UserError(f"the loss is {loss} at step {step}; take another --seed")
-        validating = step % -(-steps // VALIDATIONS) == 0 or step == steps
-        if validating or step % -(-steps // 100) == 0:
-            rows.append({"step": step, "loss": np.mean(losses), "validation": None})
-            losses = []
-        if validating:
+        rows.append({"step": step, "loss": loss, "validation": None})
+        if step % -(-steps // VALIDATIONS) == 0 or step == steps:
             rows[-1]["validation"] = accuracy = float((answers(parameters, trials) == trials.answers).mean())
             if accuracy >= best:  # of equals the later one
                 best = accuracy
                 save_checkpoint(run / "best.npz", parameters, {"config": config, "step": step, "validation": best})
             left = (time.perf_counter() - started) / step * (steps - step)
             right = f"{100 * accuracy:.1f} % of the validation trials right"
-            print(f"step {step:,} of {steps:,}: loss {rows[-1]['loss']:.3f}, {right}, {left:.0f} s left", flush=True)
-    with open(run / "log.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    draw_curves(rows, run / "curves.png")
+            print(f"step {step:,} of {steps:,}: loss {loss:.3f}, {right}, {left:.0f} s left", flush=True)
+    write_log(rows, run)
     parameters, _ = load_checkpoint(run / "best.npz")
-    accuracy = report(parameters, test, data_set, folder)
+    accuracy = report(parameters, test, data_set, data_dir)
     print(f"\nin {run}/: best.npz, curves.png, log.csv")
     return accuracy
-
 
 def new_folder(name):
     """Make and return runs/NAME, with a number where that is taken."""
@@ -122,45 +114,44 @@ def new_folder(name):
     folder.mkdir(parents=True)
     return folder
 
-
-def draw_curves(rows, path):
-    """Draw the loss and the validation accuracy over the steps; rows: of the log."""
+def write_log(rows, run):
+    """Write the loss and the validation accuracy of all steps to log.csv, and draw them as curves.png."""
     from matplotlib.figure import Figure  # takes half a second
 
+    with open(run / "log.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
     figure = Figure((9, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], ".-", markersize=3)
+    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], linewidth=0.5)
     left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
-    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
-    right.plot(*zip(*taken), ".-")
-    right.set(xlabel="step", ylabel="validation trials right (%)", xlim=left.get_xlim())
-    figure.savefig(path, dpi=110)
+    validated = [row for row in rows if row["validation"] is not None]
+    right.plot([row["step"] for row in validated], [100 * row["validation"] for row in validated], ".-")
+    right.set(xlabel="step", ylabel="validation trials right (%)")
+    figure.savefig(run / "curves.png", dpi=110)
 
-
-def report(parameters, test, data_set, folder):
-    """Take Lake's 400 trials, or 400 drawn from invented alphabets where his are not at hand; print and return."""
-    if data_set == "omniglot" or data.find_arrays("lake.npz", folder):
-        trials, title = data.load_lake(folder), "Lake's 400 one-shot trials, within one alphabet"
+def report(parameters, test, data_set, data_dir):
+    """Answer Lake's 400 trials, or 400 drawn from invented alphabets where his are not there; print, and return."""
+    if data_set == "omniglot" or data.find_arrays("lake.npz", data_dir):
+        trials, title = data.load_lake(data_dir), "Lake's 400 one-shot trials, within one alphabet"
         rows = [("people", 0.955, None), ("the paper's convolutional siamese net", 0.92, 400)]
     else:
         trials = data.one_shot_trials(test, 20, 400, np.random.default_rng(TRIALS_SEED))
         title, rows = "400 one-shot trials within invented alphabets", []
-    right = (answers(parameters, trials) == trials.answers).mean()
+    right = float((answers(parameters, trials) == trials.answers).mean())
     pixels = baselines.PixelNearestNeighbour()
-    rows += [(f"this net, trained on {data_set}", right, 400), (pixels.name, baselines.accuracy(pixels, trials), None)]
+    rows += [(f"this net, trained on {data_set}", right, 400), (pixels.name, baselines.accuracy(pixels, trials), 400)]
     data.print_trials(title, [*rows, ("chance (20-way)", 1 / 20, None)])
     return right
 
-
 # Files ----------------------------------------------------------------------------------------------------------------
-
 
 def save_checkpoint(path, parameters, about):
     """Save a net for load_checkpoint: its parameters by name, and a dict of how it was trained; whole or not at all."""
     part = path.with_suffix(".part.npz")
     np.savez(part, about=np.array(json.dumps(about)), **parameters)
     os.replace(part, path)
-
 
 def load_checkpoint(path):
     """Load a net: {name: array} and {"config": {...}, "step": n}. Raises UserError when it is none."""

@@ -1,17 +1,20 @@
-"""Planted mistakes in reference_numpy, and how they are put before the tests. test_mutants.py wants each one rejected.
+"""Planted mistakes in reference_numpy, and how they are put before the tests, which must reject each of them.
 
-    python tests/mutants.py WANTED OUT    the outcomes of the mutants that the JSON file WANTED names go to the file OUT
+    python tests/mutants.py [--quick] [--sample 40] [--seed 1] [WORD ...]    those whose sentences hold the words
 
-Each mistake is one piece of text that stands exactly once in one file, and what is put in its place.
+--quick: before the quick tests alone, so that nothing is compiled. A mistake is a piece of text that stands exactly
+once in one file, and what is put in its place. Exit status 0 if all were rejected.
 """
 
+import argparse
 import json
 import os
+import random
 import shutil
 import sys
 import tempfile
-import time
 import traceback
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,31 +22,32 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 PACKAGE = TESTS.parent / "reference_numpy"
-RUNS_OF = {  # file: the tests that its mistakes are put before, and whether Numba compiles
-    "convolution": (["test_convolution.py"], "plain"),
-    "products": (["test_convolution.py"], "plain"),
-    "jit": (["test_convolution.py"], "plain"),
-    "layers": (["test_layers.py"], "plain"),
-    "network": (["test_network.py"], "plain"),
-    "learning": (["test_network.py"], "plain"),
-    "gradcheck": (["test_gradcheck.py"], "plain"),
+TESTS_OF = {  # file: the tests that its mistakes are put before; "koch" is koch.py, all else is in reference_numpy
+    "convolution": ["test_convolution.py"],
+    "products": ["test_convolution.py"],
+    "jit": ["test_convolution.py"],
+    "layers": ["test_layers.py"],
+    "network": ["test_network.py"],
+    "learning": ["test_network.py"],
+    "gradcheck": ["test_gradcheck.py"],
+    "koch": [f"test_{name}.py" for name in ("model", "learning", "paper_recipe", "verification", "oneshot", "data")],
 }
 CHOSEN = {  # (file, how): tests, where not all are wanted
     ("convolution", "race"): "rung and numba and float64",
     ("jit", "race"): "machine_code",
-    ("network", "kept"): "parameters_have or features_are_those",
+    ("network", "kept"): "parameters_have or every_gradient",
 }
 
 
 class Mutant(NamedTuple):
     """Hold a mistake. how: "plain", Numba compiles nothing; "kept", it takes the machine code that it kept of the files
-    that have no mistake; "race", it compiles all anew and uses two threads."""
+    that have no mistake; "race", it compiles all anew and uses two threads. The last two are no quick tests' matter."""
 
     file: str
     mistake: str
     old: str
     new: str
-    how: str = ""
+    how: str = "plain"
 
 
 MUTANTS = [
@@ -347,9 +351,9 @@ MUTANTS = [
     Mutant("layers", "bce: log(1 + e), which is 0 for small e", "- logits * same + np.log1p(np.exp(-np.abs(logits)))",
            "- logits * same + np.log(1 + np.exp(-np.abs(logits)))"),
     Mutant("layers", "bce: the loss's weight is ignored",
-           '    """Return dlogits; dout is a number."""\n    return np.asarray(dout, slope.dtype) * slope\n\n\ndef '
+           '    """Return dlogits; dout is a number."""\n    return np.asarray(dout, slope.dtype) * slope\n\ndef '
            "softmax",
-           '    """Return dlogits; dout is a number."""\n    return slope.copy()\n\n\ndef softmax'),
+           '    """Return dlogits; dout is a number."""\n    return slope.copy()\n\ndef softmax'),
     Mutant("layers", "softmax: a drawing with itself is a pair",
            "counted = same & ~np.eye(logits.shape[1], dtype=bool)  # (A, n, n)", "counted = same"),
     Mutant("layers", "softmax: all pairs in the sum",
@@ -515,59 +519,74 @@ MUTANTS = [
 ]  # fmt: skip
 
 
+def source(file):
+    """Return the path of the file that a mistake is planted in."""
+    return TESTS.parent / "koch.py" if file == "koch" else PACKAGE / f"{file}.py"
+
+
 def patched(mutant):
     """Return the text of the mutant's file with its mistake. Raises ValueError unless the old text is there once."""
-    text = (PACKAGE / f"{mutant.file}.py").read_text()
-    if text.count(mutant.old) != 1:
+    text = source(mutant.file).read_text(encoding="utf-8")
+    if mutant.old and text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.file}.py has {text.count(mutant.old)} times: {mutant.old}")
-    return text.replace(mutant.old, mutant.new)
+    return text.replace(mutant.old, mutant.new) if mutant.old else text
 
 
-def control(file, how=""):
+def control(file, how="plain"):
     """Return a mutant without a mistake."""
     return Mutant(file, "no mistake", "", "", how)
 
 
+CONTROLS = [control(file) for file in ("convolution", "layers", "network", "gradcheck")]  # the rest run the same
+CONTROLS += [control("convolution", "race"), control("jit", "race"), control("network", "kept")]
+
+
 def try_one(mutant):
-    """Put a mutant in reference_numpy's place and run its tests. Return pytest's exit status and what failed."""
+    """Put a mutant in its file's place and run its tests. Return pytest's exit status and what failed."""
     import numba
 
-    files, how = RUNS_OF[mutant.file]
-    how = mutant.how or how
-    files = ["threads.py"] if (mutant.file, how) == ("convolution", "race") else files
-    numba.config.DISABLE_JIT = how == "plain"
+    numba.config.DISABLE_JIT = mutant.how == "plain"
+    os.environ["NUMBA_DISABLE_JIT"] = str(int(mutant.how == "plain"))
+    files = ["threads.py"] if (mutant.file, mutant.how) == ("convolution", "race") else TESTS_OF[mutant.file]
     with tempfile.TemporaryDirectory() as folder:
-        text = patched(mutant) if mutant.old else (PACKAGE / f"{mutant.file}.py").read_text()
-        if how == "kept":  # the files with kernels are those whose machine code was kept
-            sys.path.insert(0, str(TESTS.parent))
-            import reference_numpy
-
-            path = Path(folder, f"{mutant.file}.py")
-            path.write_text(text)
-            import_from(f"reference_numpy.{mutant.file}", path, reference_numpy)
-        else:
-            copy = Path(folder, "reference_numpy")
-            shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-            (copy / f"{mutant.file}.py").write_text(text)
-            sys.path.insert(0, folder)
-            from reference_numpy import convolution, gradcheck, jit, layers, learning, network, products  # noqa: F401
-
-            assert Path(layers.__file__).parent == copy
+        plant(mutant, Path(folder))
         options = ["-x", "-q", "-p", "no:cacheprovider"]
-        options += ["-k", CHOSEN[mutant.file, how]] if (mutant.file, how) in CHOSEN else []
-        options += ["-m", "not compiled"] if how == "plain" else []
+        if mutant.how == "plain":
+            options += ["-m", "not compiled and not thorough"]
+        if (mutant.file, mutant.how) in CHOSEN:
+            options += ["-k", CHOSEN[mutant.file, mutant.how]]
         noting = Noting(word_for(mutant) if mutant.old else "")
         status = pytest.main([*options, *(str(TESTS / name) for name in files)], plugins=[noting])
-        return int(status), noting.failure
+    return int(status), noting.failure
 
 
-def import_from(name, path, package):
-    import importlib.util
+def plant(mutant, folder):
+    """Import the mutant in its file's place; folder: an empty one that stays until the tests have run."""
+    text = patched(mutant)
+    if mutant.file == "koch":
+        module = sys.modules["koch"] = types.ModuleType("koch")
+        module.__file__ = str(source("koch"))
+        exec(compile(text, module.__file__, "exec"), vars(module))
+    elif mutant.how == "kept":  # the files with kernels are those whose machine code was kept
+        import importlib.util
 
-    spec = importlib.util.spec_from_file_location(name, path)
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    setattr(package, name.rpartition(".")[2], module)
+        sys.path.insert(0, str(TESTS.parent))
+        import reference_numpy
+
+        path, name = folder / f"{mutant.file}.py", f"reference_numpy.{mutant.file}"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        setattr(reference_numpy, mutant.file, module)
+    else:
+        copy = folder / "reference_numpy"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / f"{mutant.file}.py").write_text(text)
+        sys.path.insert(0, str(folder))
+        from reference_numpy import convolution, gradcheck, jit, layers, learning, network, products  # noqa: F401
+
+        assert Path(layers.__file__).parent == copy
 
 
 WORDS = {  # of the tests for a function whose name they do not have
@@ -582,7 +601,7 @@ WORDS = {  # of the tests for a function whose name they do not have
 
 def word_for(mutant):
     """Return what stands in the names of the tests that will find the mistake soonest."""
-    text = (PACKAGE / f"{mutant.file}.py").read_text()
+    text = source(mutant.file).read_text(encoding="utf-8")
     function = text[: text.find(mutant.old) + len(mutant.old)].rpartition("\ndef ")[2].partition("(")[0]
     if mutant.file == "network":
         return "tiny"
@@ -607,13 +626,13 @@ class Noting:
             self.failure = {"test": item.name, "when": call.when, "error": call.excinfo.typename}
 
 
-def in_a_child(mutant, result, show):
+def in_a_child(mutant, result, log):
     """Fork; the child tries the mutant and writes what came of it to the file result. Return the child's id."""
     child = os.fork()
     if child:
         return child
     try:
-        log = os.open(show or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1), os.dup2(log, 2)
         status, failure = try_one(mutant)
     except BaseException:
@@ -623,30 +642,59 @@ def in_a_child(mutant, result, show):
     os._exit(0)
 
 
-def outcomes(mutants, n_at_once=2, logs=None):
+def outcomes(mutants, logs):
     """Try mutants, each in a fork of this process, which has imported what takes long and computed nothing.
 
-    Returns for each {"status": pytest's exit status or a negative number, "failure": what failed first, "seconds"}.
+    Yields (mutant, {"status": pytest's exit status or a negative number, "failure": what failed first}), two at a time.
     """
     import numba  # noqa: F401
     import PIL.Image  # noqa: F401
     import torch  # noqa: F401  # and not koch, which would import the package without a mistake
 
-    found, waiting, running = {}, list(enumerate(mutants)), {}
-    with tempfile.TemporaryDirectory() as folder:
-        while waiting or running:
-            while waiting and len(running) < n_at_once:
-                i, mutant = waiting.pop(0)
-                log = f"{logs}/{i}.log" if logs else None
-                running[in_a_child(mutant, f"{folder}/{i}", log)] = i, time.monotonic()
-            child, _ = os.wait()
-            i, began = running.pop(child)
-            result = Path(folder, str(i))
-            outcome = json.loads(result.read_text()) if result.exists() else {"status": -2, "failure": None}
-            found[i] = outcome | {"seconds": time.monotonic() - began}
-    return [found[i] for i in range(len(mutants))]
+    waiting, running = list(enumerate(mutants)), {}
+    while waiting or running:
+        while waiting and len(running) < 2:
+            i, mutant = waiting.pop(0)
+            result = Path(logs, f"{i}.json")
+            running[in_a_child(mutant, result, f"{logs}/{i}.log")] = mutant, result
+        child, _ = os.wait()
+        mutant, result = running.pop(child)
+        yield mutant, json.loads(result.read_text()) if result.exists() else {"status": -2, "failure": None}
+
+
+BROKEN = ("NameError", "SyntaxError", "ImportError", "UnboundLocalError")  # a mistake that is none of the kind meant
+
+
+def as_it_should(mutant, outcome):
+    """Say whether the tests rejected a mistake, in a test's call, or let a control pass."""
+    if not mutant.old:
+        return outcome["status"] == 0
+    failure = outcome["failure"] or {"when": "", "error": ""}
+    return outcome["status"] == 1 and failure["when"] == "call" and failure["error"] not in BROKEN
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument("--quick", action="store_true", help="before the quick tests alone")
+    parser.add_argument("--sample", type=int, default=len(MUTANTS), help="how many are tried, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.file} {mutant.mistake}" for word in options.words)]
+    chosen = random.Random(options.seed).sample(chosen, min(options.sample, len(chosen))) + CONTROLS
+    if options.quick:
+        chosen = [mutant._replace(how="plain") for mutant in chosen if mutant.old or mutant.how == "plain"]
+    failed = n_rejected = 0
+    with tempfile.TemporaryDirectory() as logs:
+        for mutant, outcome in outcomes(chosen, logs):
+            good = as_it_should(mutant, outcome)
+            n_rejected += bool(mutant.old) and good
+            if not good:
+                failed += 1
+                print(f"{mutant.file}, {mutant.how}: {mutant.mistake}: {outcome}", flush=True)
+    print(f"{n_rejected} of {sum(bool(mutant.old) for mutant in chosen)} planted mistakes were rejected")
+    return int(failed > 0)
 
 
 if __name__ == "__main__":
-    wanted = [Mutant(*fields) for fields in json.loads(Path(sys.argv[1]).read_text())]
-    Path(sys.argv[2]).write_text(json.dumps(outcomes(wanted, logs=os.environ.get("MUTANT_LOGS"))))
+    sys.exit(main())

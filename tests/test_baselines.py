@@ -1,13 +1,8 @@
 """§4.3: the baselines that learn nothing have the distances of their formulas, and Lake's figures to the trial."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 import koch
 from reference_numpy import data
@@ -67,12 +62,6 @@ def test_the_distance_is_that_of_the_formula(draw, shape):
     ink1, ink2 = sparse(draw, *shape), sparse(draw, *shape)[::-1]  # much ink against little, and the other way round
     wanted = [by_formula(a, b) for a, b in zip(ink1, ink2)]
     np.testing.assert_allclose(modified_hausdorff(ink1, np.ascontiguousarray(ink2)), wanted, rtol=1e-12, atol=1e-12)
-
-
-def test_the_logit_is_minus_the_distance_of_each_pair(draw):
-    ink1, ink2 = sparse(draw, 8, 12, 12), sparse(draw, 8, 12, 12)
-    actual = logits(ModifiedHausdorff(), ink1[:, None], ink2[:, None])
-    np.testing.assert_allclose(actual, [-by_formula(a, b) for a, b in zip(ink1, ink2)], rtol=1e-12)
 
 
 def test_a_drawing_that_is_moved_is_as_far_from_all_others_as_before(draw):
@@ -169,26 +158,3 @@ def test_pixels_answer_87_of_lakes_400_trials(data_dir):
 @pytest.mark.compiled
 def test_the_modified_hausdorff_distance_answers_245_of_lakes_400_trials(data_dir):
     assert n_right(ModifiedHausdorff(), lake_of(data_dir)) == 245  # 38.75 % wrong, as Lake's demo says
-
-
-PLAIN = """
-import sys
-sys.modules["torch"] = None
-import numpy as np
-from reference_numpy.baselines import ModifiedHausdorff, modified_hausdorff
-x, scorer = np.zeros((3, 1, 6, 6)), ModifiedHausdorff()
-x[0, 0, 2, [1, 3]] = x[0, 0, 5, 2] = x[1, 0, 0, 5] = 1  # by hand as above; the third is blank
-h = scorer.features(x)
-print(*scorer.logit(h[[0, 0, 1, 2]], h[[1, 0, 2, 2]]), hasattr(modified_hausdorff, "py_func"))
-"""
-
-
-@pytest.mark.thorough
-@pytest.mark.compiled
-def test_the_distance_works_as_plain_python_without_torch_too():
-    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", PLAIN], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    *distances, compiled = done.stdout.split()
-    np.testing.assert_allclose(np.array(distances, float), [-(2 * np.sqrt(2) + 2) / 3, 0, -np.inf, 0], rtol=1e-14)
-    assert compiled == "False"

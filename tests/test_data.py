@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_drawings
+from conftest import random_drawings, rng
 from PIL import Image
 
 import koch
@@ -134,7 +134,7 @@ def test_the_real_omniglot_is_whole_and_its_ink_is_1(data_dir):
     braille = training.images[training.alphabet == training.names.index("Braille")][0]
     assert torch.equal(braille[2], braille[18])  # the one duplicate: drawers 03 and 19
     again, lake = koch.load_omniglot(data_dir), koch.lake_trials(data_dir)  # this time from omniglot.npz
-    assert torch.equal(again.images, drawings.images) and again[1:2] == drawings[1:2] and again.names == drawings.names
+    assert torch.equal(again.images, drawings.images) and torch.equal(again.alphabet, drawings.alphabet)
     assert np.load(Path(data_dir) / "omniglot.npz")["bits"].shape == (1623, 20, 105, 14)
     assert torch.equal(koch.lake_trials(data_dir).images, lake.images)
 
@@ -142,35 +142,27 @@ def test_the_real_omniglot_is_whole_and_its_ink_is_1(data_dir):
 # The .npz files -------------------------------------------------------------------------------------------------------
 
 
-def test_drawings_are_handed_over_as_bits_in_a_file_that_numpy_reads_alone(tmp_path):
+def test_drawings_and_trials_are_handed_over_as_bits_in_a_file_that_numpy_reads_alone(tmp_path):
     drawings = random_drawings()._replace(characters=tuple(map(str, range(48))), by_drawer=True)
-    path = tmp_path / "new" / "omniglot.npz"
-    assert koch.kept(path, koch.Drawings, lambda: drawings) is drawings
-    d = np.load(path, allow_pickle=False)
+    trials = koch.one_shot_trials(drawings, 20, 40, rng())
+    assert koch.kept(tmp_path / "new" / "omniglot.npz", koch.Drawings, lambda: drawings) is drawings
+    koch.kept(tmp_path / "lake.npz", koch.Trials, lambda: trials)
+    d, lake = np.load(tmp_path / "new" / "omniglot.npz", allow_pickle=False), np.load(tmp_path / "lake.npz")
     assert set(d) == {"bits", "alphabet", "counts", "names", "characters", "by_drawer"}
     assert d["bits"].shape == (48, 4, 105, 14) and d["bits"].dtype == np.uint8
-    images = np.unpackbits(d["bits"], axis=-1, count=105)
-    assert images.shape == (48, 4, 105, 105) and np.array_equal(images, drawings.images)
+    assert np.array_equal(np.unpackbits(d["bits"], axis=-1, count=105), drawings.images)
     assert d["alphabet"].dtype == np.int64 and d["alphabet"].tolist() == [0] * 21 + [1] * 22 + [2] * 5
     assert d["names"].tolist() == ["Alphabet0", "Alphabet1", "Alphabet2"] and d["names"].dtype.kind == "U"
     assert d["counts"].tolist() == [4] * 48 and d["characters"][47] == "47" and bool(d["by_drawer"])
-
-
-def test_trials_are_handed_over_likewise(tmp_path):
-    trials = koch.one_shot_trials(random_drawings(), 20, 40, torch.Generator().manual_seed(0))
-    koch.kept(tmp_path / "lake.npz", koch.Trials, lambda: trials)
-    d = np.load(tmp_path / "lake.npz")
-    assert {name: d[name].shape for name in d} == {
-        "bits": (192, 105, 14), "test": (40,), "support": (40, 20), "answers": (40,), "alphabets": (40,),
-    }  # fmt: skip
-    assert np.array_equal(d["support"], trials.support) and d["support"].dtype == d["answers"].dtype == np.int64
-    assert d["alphabets"].tolist() == list(trials.alphabets)
+    shapes = {"bits": (192, 105, 14), "test": (40,), "support": (40, 20), "answers": (40,), "alphabets": (40,)}
+    assert {name: lake[name].shape for name in lake} == shapes and lake["alphabets"].tolist() == list(trials.alphabets)
+    assert np.array_equal(lake["support"], trials.support) and lake["support"].dtype == np.int64
 
 
 @pytest.mark.parametrize("by_drawer", [True, False])
 def test_the_second_time_drawings_and_trials_come_from_the_file_just_as_they_were(tmp_path, by_drawer):
     drawings = random_drawings()._replace(by_drawer=by_drawer, characters=tuple("abcdef" * 8))
-    trials = koch.one_shot_trials(drawings, 5, 40, torch.Generator().manual_seed(0))
+    trials = koch.one_shot_trials(drawings, 5, 40, rng())
     for record in (drawings, trials):
         path = tmp_path / f"{type(record).__name__}.npz"
         koch.kept(path, type(record), lambda: record)
@@ -310,7 +302,7 @@ def test_invented_alphabets_have_omniglots_layout_and_ink(invented):
 
 def test_invented_characters_can_be_told_apart(invented):
     few = koch.only_characters(invented, invented.alphabet < 3)
-    trials = koch.one_shot_trials(few, 10, 300, torch.Generator().manual_seed(0))
+    trials = koch.one_shot_trials(few, 10, 300, rng())
     assert 0.15 < koch.one_shot_accuracy(koch.PixelNearestNeighbour(), trials) < 0.6  # by pixels; chance is 0.1
 
 
@@ -318,14 +310,6 @@ def test_the_same_seed_invents_the_same_alphabets_and_another_seed_others(invent
     again, other = koch.invent_alphabets(0, 1), koch.invent_alphabets(1, 1)
     assert torch.equal(again.images, invented.images[: len(again.images)]) and again.names == ("Invented01",)
     assert len(other.images) != len(again.images) or not torch.equal(other.images, again.images)
-
-
-@pytest.mark.thorough
-def test_fifty_invented_alphabets_have_the_figures_that_omniglot_has():
-    drawings = koch.invent_alphabets(0)
-    assert len(drawings.names) == 50 and drawings.alphabet.max() == 49
-    assert 0.065 < drawings.images.float().mean() < 0.095
-    assert [len(part.names) for part in koch.split(drawings)] == [30, 10, 10]
 
 
 # MNIST and faces ------------------------------------------------------------------------------------------------------
@@ -395,5 +379,5 @@ def test_real_digits_and_faces_are_what_they_should_be(data_dir):
     assert mnist.counts.tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert 0.1 < mnist.images.sum() / mnist.counts.sum() / 28**2 < 0.2  # ink is high, and little of it
     faces, _ = koch.load_data(koch.Config(data=f"{data_dir}/att_faces.zip", ink="dark"))
-    assert faces.images.shape == (40, 10, 105, 105) and 0.3 < faces.images.mean() < 0.6
+    assert faces.images.shape == (40, 10, 105, 105) and 0.15 < faces.images.mean() < 0.4
     assert [len(part.images) for part in koch.split(faces)] == [24, 8, 8]

@@ -78,11 +78,6 @@ def test_a_gradient_that_is_none_has_an_infinite_error(draw, change, which):
     assert not verdict.passed and verdict.errors[which] == np.inf and verdict.errors[1 - which] < 1e-6
 
 
-def test_too_few_gradients_fail(draw):
-    verdict = gradcheck(forward, lambda dout, cache: backward(dout, cache)[0], *arrays(draw))
-    assert not verdict.passed and verdict.errors[0] < 1e-6 and verdict.errors[1] == np.inf
-
-
 def test_a_single_array_is_one_gradient(draw):
     x = draw.standard_normal((2, 3))
     assert gradcheck(lambda x: (x**3, x), lambda dout, x: 3 * x * x * dout, x).passed
@@ -93,10 +88,6 @@ def test_a_gradient_of_zero_passes_where_nothing_depends_on_the_argument(draw):
     x = draw.standard_normal(4)
     assert gradcheck(lambda x: (np.ones(2), x), lambda dout, x: 0 * x, x).errors == (0,)
     assert not gradcheck(lambda x: (np.ones(2), x), lambda dout, x: x, x).passed
-
-
-def test_a_scalar_result_may_be_checked(draw):
-    assert gradcheck(lambda x: ((x * x).sum(), x), lambda dout, x: 2 * x * dout, draw.standard_normal(4)).passed
 
 
 def test_a_backward_pass_that_ignores_dout_fails(draw):

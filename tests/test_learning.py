@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_drawings, rng
+from conftest import random_drawings, rng, thin_twin
 
 import koch
 
@@ -32,32 +32,33 @@ def test_what_comes_in_from_outside_is_paper_and_never_ink():
     assert images.max() <= 1 + 1e-5
 
 
-def test_strength_0_changes_nothing():
-    images = torch.rand(4, 1, 35, 35, generator=rng())
-    torch.testing.assert_close(distorted(images, rng(), 0.0), images, atol=1e-4, rtol=0)
-
-
 def test_each_image_gets_a_distortion_of_its_own():
     images = distorted(blobs(), rng())
     assert len({image.numpy().tobytes() for image in images}) > 55  # one in 2^7 is left as it is
 
 
-def test_each_component_is_present_in_half_of_the_images():
-    unchanged = (distorted(blobs(4000, 35), rng()) - blobs(4000, 35)).abs().amax(dim=(1, 2, 3)) < 1e-4
-    assert 0.5 * 4000 / 128 < unchanged.sum() < 2 * 4000 / 128  # all seven absent: one in 128
+def test_the_seven_components_are_drawn_from_the_papers_ranges_both_ways():
+    drawn = koch.draw_distortions(20_000, rng())
+    ranges = torch.tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 4 / 105, 4 / 105])  # 2 pixels of 105, in half sides
+    for end in (drawn.amax(0) / ranges, -drawn.amin(0) / ranges):
+        assert 0.99 < end.min() and end.max() <= 1
+    assert abs((drawn != 0).float().mean() - 0.5) < 0.01
+    assert torch.equal(koch.draw_distortions(9, rng(), 0.5), koch.draw_distortions(9, rng()) * 0.5)
 
 
-def test_distortions_stay_within_the_papers_ranges(monkeypatch):
-    seen = []
-    grid = torch.zeros(20_000, 3, 3, 2)
-    monkeypatch.setattr(koch.F, "affine_grid", lambda affine, *_, **__: seen.append(affine) or grid)
-    distorted(torch.zeros(20_000, 1, 3, 3), rng())
-    shift = seen[0][:, :, 2] * 105 / 2  # pixels of 105
-    assert 1.9 < shift.abs().max() <= 2 and abs(shift.mean()) < 0.05
-    straight = seen[0][(seen[0][:, 0, 1] == 0) & (seen[0][:, 1, 0] == 0)]  # not turned, not sheared: the scales alone
-    assert 0.79 < straight[:, 0, 0].min() < 0.82 and 1.18 < straight[:, 0, 0].max() < 1.21
-    angles = torch.atan2(seen[0][:, 1, 0], seen[0][:, 0, 0])[(seen[0][:, :, :2].det() - 1).abs() < 1e-6]
-    assert angles.abs().max() < math.atan(0.3) + math.radians(10)
+def test_each_component_does_what_it_is_called_for():
+    image, nothing = torch.rand(1, 1, 21, 21, generator=rng()), [0.0] * 7
+
+    def changed(place, value):
+        return koch.distort(image, torch.tensor([nothing[:place] + [value] + nothing[place + 1 :]]))[0, 0]
+
+    assert (changed(0, math.pi / 2) - image[0, 0].rot90()).abs().max() < 1e-4  # turned, not mirrored
+    assert (changed(5, 2 * 3 / 21)[:, :-3] - image[0, 0, :, 3:]).abs().max() < 1e-4
+    assert (changed(6, 2 * 3 / 21)[:-3] - image[0, 0, 3:]).abs().max() < 1e-4
+    assert (changed(3, -1.0) - image[0, 0, :, 10:11]).abs().max() < 1e-4  # a middle column as wide as the image
+    assert (changed(4, -1.0) - image[0, 0, 10:11]).abs().max() < 1e-4
+    assert (changed(1, 0.3)[10] - image[0, 0, 10]).abs().max() < 1e-4 < (changed(1, 0.3) - image).abs().max()
+    assert (changed(2, 0.3).T[10] - image[0, 0].T[10]).abs().max() < 1e-4 < (changed(2, 0.3) - image).abs().max()
 
 
 def test_shrinking_averages_areas_and_keeps_the_amount_of_ink():
@@ -83,6 +84,17 @@ def test_a_minibatch_shows_the_drawings_of_the_characters_it_names(drawings):
         assert any(torch.equal(image, drawing) for drawing in drawings.images[character])
 
 
+def test_the_fast_recipe_distorts_each_drawing_of_a_minibatch_by_itself_unless_its_factor_is_0(drawings):
+    config = dataclasses.replace(CONFIG, turns=False, distortion=0.0)
+    images, characters = koch.draw_alphabets(drawings, config, generator := rng(3))
+    x, again = koch.fast_minibatch(drawings, None, 0, config, rng(3))
+    assert torch.equal(characters, again)
+    torch.testing.assert_close(x, koch.to_input(images.flatten(0, 1), 35), atol=1e-4, rtol=0)
+    wanted = koch.distort(koch.to_input(images.flatten(0, 1), 35), koch.draw_distortions(len(x), generator))
+    distorting = dataclasses.replace(config, distortion=1.0)
+    assert torch.equal(koch.fast_minibatch(drawings, None, 0, distorting, rng(3))[0], wanted)
+
+
 def test_every_alphabet_and_every_drawer_is_drawn(drawings):
     config, alphabets, drawn, generator = dataclasses.replace(CONFIG, turns=False), set(), set(), rng()
     for _ in range(60):
@@ -100,6 +112,13 @@ def test_alphabets_with_too_few_characters_are_left_out_and_none_is_an_error(dra
     for too_many in ({"characters": 23}, {"drawings": 5}):
         with pytest.raises(koch.UserError, match="lower --characters or --drawings"):
             koch.draw_alphabets(drawings, dataclasses.replace(CONFIG, **too_many), rng())
+
+
+def test_drawings_that_are_not_there_are_never_in_a_minibatch(drawings):
+    few = drawings._replace(counts=torch.tensor([3, 4] * 24), images=drawings.images.clone())
+    few.images[::2, 3] = 0  # blank
+    images, _ = koch.draw_alphabets(few, CONFIG, rng())
+    assert (images.flatten(2).sum(2) > 0).all()
 
 
 def test_a_whole_alphabet_turns_alike_and_all_eight_ways_occur():
@@ -160,7 +179,8 @@ def a_run(config, drawings, steps, pairs=None):
     return run, [next(loop)[0].item() for _ in range(steps)]
 
 
-def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(drawings):
+def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(drawings, monkeypatch):
+    monkeypatch.setattr(koch, "reduced_twin", thin_twin)
     config = dataclasses.replace(CONFIG, steps=10, warmup=0)
     before = [p.clone() for p in koch.Run(config).net.parameters()]
     run, _ = a_run(config, drawings, 6)
@@ -168,6 +188,15 @@ def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(draw
         assert {group["lr"] for group in optimizer.param_groups} == {highest * factors(config, [5])[0]}
     same = [name for (name, p), old in zip(run.net.named_parameters(), before) if torch.equal(p, old)]
     assert set(same) <= {"join.bias", f"twin.{len(run.net.twin) - 2}.bias"}  # they cancel in a softmax or a difference
+
+
+def test_the_best_weights_stay_as_they_were_while_the_training_goes_on(drawings, monkeypatch):
+    monkeypatch.setattr(koch, "reduced_twin", thin_twin)
+    script = iter((0.9, 0.1))
+    monkeypatch.setattr(koch, "one_shot_accuracy", lambda *_: next(script))
+    run, _ = a_run(dataclasses.replace(CONFIG, steps=4, validations=2, warmup=0), drawings, 4)
+    assert (run.step, run.best_step, run.best) == (4, 2, 0.9)
+    assert not torch.equal(run.best_weights["join.weight"], run.net.join.weight)
 
 
 @pytest.mark.parametrize("size", koch.SIZES)
@@ -198,6 +227,25 @@ def test_muon_goes_down_a_bowl():
         p.square().sum().backward()
         muon.step()
     assert p.square().sum() < 0.3 * before
+
+
+def test_muon_steps_along_nesterovs_momentum():
+    p, velocity = torch.nn.Parameter(torch.randn(6, 4, generator=rng())), torch.zeros(6, 4)
+    optimizer, wanted = koch.Muon([p], lr=0.1, weight_decay=0.2), p.detach().clone()
+    for seed in (1, 2, 3):
+        p.grad = torch.randn(6, 4, generator=rng(seed))
+        velocity = 0.95 * velocity + 0.05 * p.grad
+        wanted = wanted * (1 - 0.1 * 0.2) - 0.1 * koch.orthogonal(0.95 * velocity + 0.05 * p.grad)
+        optimizer.step()
+    torch.testing.assert_close(p.detach(), wanted)
+
+
+def test_the_seed_decides_the_initial_weights_and_the_draws():
+    first, again, other = (koch.Run(dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 0, 1))
+    weights = [run.net.twin[0].weight for run in (first, again, other)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    draws = [torch.rand(3, generator=run.rng).tolist() for run in (first, again, other)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 @pytest.mark.parametrize("size", [35, pytest.param(105, marks=pytest.mark.thorough)])

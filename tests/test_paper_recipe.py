@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_drawings, rng
+from conftest import random_drawings, rng, thin_twin
 
 import koch
 
@@ -121,6 +121,16 @@ def test_the_momentum_is_in_the_steps_taken(drawings):
     torch.testing.assert_close(net.join.weight, wanted)
 
 
+def test_a_steps_gradient_is_that_of_its_own_minibatch_alone(drawings):
+    config, again = paper_config(), koch.SiameseNet(35)
+    _, weights, gradients = a_step(config, drawings, 2)
+    again.load_state_dict(weights[1], strict=False)
+    x, same = koch.paper_minibatch(drawings, koch.training_pairs(drawings, config), 1, config, None)
+    koch.cross_entropy(again, again.features(x), same).backward()
+    for name, p in again.named_parameters():
+        torch.testing.assert_close(gradients[1][name], p.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_the_defaults_are_the_papers():
     config = koch.Config(recipe="paper")
     assert (config.batch, config.epochs, config.patience, config.pairs) == (128, 200, 20, 150_000)
@@ -207,6 +217,7 @@ def small_world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     world = random_drawings((3,) * 50, 20, 35)._replace(by_drawer=True)
     monkeypatch.setattr(koch, "load_data", lambda config: (world, "invented"))
+    monkeypatch.setattr(koch, "reduced_twin", thin_twin)
     names = ("run", "config", "folder", "validation", "test")
     monkeypatch.setattr(koch, "finish", lambda *how: dict(zip(names, how)))
     seen = []
@@ -224,10 +235,10 @@ def small_world(tmp_path, monkeypatch):
 def test_training_stops_after_20_epochs_without_a_better_validation_and_keeps_the_best(small_world):
     validate, seen, world = small_world
     validate(lambda epoch: {1: 0.2, 2: 0.5, 3: 0.4}.get(epoch, 0.3))
-    config = koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=8, batch=8)
+    config = koch.Config(recipe="paper", size=35, device="cpu", precision="float32", pairs=16, batch=8)
     done = koch.train(config)
-    assert len(seen) == 22 and done["run"].step == 22 and done["run"].best == 0.5  # 2 and 20 more
-    assert koch.load_checkpoint(done["folder"] / "best.pt").step == 2
+    assert len(seen) == 22 and done["run"].step == 44 and done["run"].best == 0.5  # 2 epochs and 20 more
+    assert koch.load_checkpoint(done["folder"] / "best.pt").step == 4
 
 
 def test_training_stops_after_the_last_epoch_at_the_latest(small_world):

@@ -1,8 +1,12 @@
 """The house: three rooms that do not lean on each other, and a koch.py that is read from top to bottom."""
 
 import ast
+import re
+import subprocess
 import sys
 
+import koch_mutants
+import pytest
 from conftest import ROOT
 
 SOURCE = (ROOT / "koch.py").read_text(encoding="utf-8")
@@ -87,3 +91,19 @@ def test_the_paper_comes_first_section_by_section():
 def test_every_function_says_what_it_does():
     silent = {node.name for node in functions() if not ast.get_docstring(node)}
     assert silent <= {"__init__", "step", "read", "random", "error"}
+
+
+# Planted mistakes -----------------------------------------------------------------------------------------------------
+
+
+def test_each_mistake_planted_in_koch_py_is_one_piece_of_text_and_has_a_sentence_of_its_own():
+    assert len({mutant.mistake for mutant in koch_mutants.MUTANTS}) == len(koch_mutants.MUTANTS) >= 85
+    assert all(koch_mutants.patched(mutant) != SOURCE for mutant in koch_mutants.MUTANTS)
+
+
+@pytest.mark.thorough
+def test_the_quick_tests_reject_nine_of_ten_mistakes_planted_in_koch_py_and_nothing_without_one():
+    done = subprocess.run([sys.executable, koch_mutants.__file__], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rejected, n = map(int, re.search(r"(\d+) of (\d+) planted mistakes were rejected", done.stdout).groups())
+    assert rejected >= 0.9 * n and n == len(koch_mutants.MUTANTS), done.stdout

@@ -2,7 +2,7 @@
 
 test_convolution.py runs this file in a process of its own, because Numba wants to know the most threads at its start:
 
-    NUMBA_NUM_THREADS=2 python -m pytest tests/threads.py
+    NUMBA_DISABLE_JIT=0 NUMBA_NUM_THREADS=2 python -m pytest tests/threads.py
 """
 
 import numba
@@ -20,8 +20,8 @@ def assert_the_same_for_any_number_of_threads(function, *arguments, repeats=8):
     for _ in range(repeats):  # a race does not show every time
         for n_threads in (2, 1):
             numba.set_num_threads(n_threads)
-            for one, other in zip(function(*arguments), wanted):
-                assert np.array_equal(one, other)
+            for array, right in zip(function(*arguments), wanted):
+                assert np.array_equal(array, right)
 
 
 @both_dtypes

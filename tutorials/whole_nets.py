@@ -62,7 +62,7 @@ def by_hand(net, images, same):
 
 
 def compare_nets(size, seed=0):
-    """Measure both, print a row for each, and return the rows: (name, seconds, loss's error, gradients' error)."""
+    """Measure torch and the reference and print a row for each: times, rate, and the errors of loss and gradients."""
     torch.manual_seed(seed)
     net = koch.SiameseNet(size).train()
     rng, same = np.random.default_rng(seed), np.arange(32) % 2
@@ -71,21 +71,20 @@ def compare_nets(size, seed=0):
     results = {name: compare.measure(*way, (), 1.0, 3 * compare.BUDGET) for name, way in ways.items()}
     exact = compare.measure(*by_torch(net.double(), images, same), (), 1.0, 0.0)
     largest = max(np.abs(gradient).max() for gradient in exact.gradients)
-    rows = []
     print(f"size {size}, 32 pairs    forward  backward   GFLOP/s   / torch    error of: loss  gradients")
     for name, result in results.items():
         seconds, loss_error = result.forward + result.backward, abs(float(result.out) / float(exact.out) - 1)
         error = max(np.abs(a - b).max() for a, b in zip(result.gradients, exact.gradients, strict=True)) / largest
-        rows.append((name, seconds, loss_error, float(error)))
+        ratio = seconds / (results["torch"].forward + results["torch"].backward)
         rate, times = 64 * 3 * twin_flops(size) / seconds / 1e9, (1e3 * result.forward, 1e3 * result.backward)
-        print(f"  {name:14}{times[0]:11.1f}{times[1]:10.1f}{rate:10.1f}{seconds / rows[0][1]:10.2f}", end="")
+        print(f"  {name:14}{times[0]:11.1f}{times[1]:10.1f}{rate:10.1f}{ratio:10.2f}", end="")
         print(f"{loss_error:20.0e}{error:11.0e}", flush=True)
-    return rows
 
 
 if __name__ == "__main__":
     parser = Parser(prog="whole_nets.py", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="size 35 alone")
+    quick = parser.parse_args().quick
     torch.set_num_threads(numba.get_num_threads())
-    for pixels in (35,) if parser.parse_args().quick else (35, 105):
+    for pixels in (35,) if quick else (35, 105):
         compare_nets(pixels)
