@@ -298,10 +298,12 @@ def compare(module="", quick=False, limit=20.0):
 
     module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
     quick: the small shapes alone; limit: seconds for a case of the module
-    Returns the rows as dicts. Raises UserError when there is no such module.
+    Returns the rows as dicts. Raises UserError when there is no such module, or no torch.
     """
-    import torch
-
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError("compare measures against torch, which is not installed; pip install torch") from error
     if module and not Path(module).is_file() and importlib.util.find_spec(module.partition(".")[0]) is None:
         raise UserError(f"there is no module {module} here; name a .py file or a module of this folder")
     torch.set_num_threads(numba.get_num_threads())

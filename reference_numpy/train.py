@@ -78,6 +78,8 @@ def train(data_set="auto", data_dir="", steps=1200, seed=0, name=""):
     """
     if steps < 1:
         raise UserError(f"--steps is at least 1, not {steps}")
+    if seed < 0:
+        raise UserError(f"--seed is at least 0, not {seed}")
     if Path(name).name != name:
         raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
     training, validation, test, data_set = data.load_splits(data_set, data_dir)

@@ -188,7 +188,7 @@ MUTANTS = [
     Mutant("command_line", "resuming forgets the best validation so far",
            '("step", "improved", "best", "best_step", "rows", "loss", "seconds")',
            '("step", "improved", "rows", "loss", "seconds")'),
-    Mutant("command_line", "the seed does not reach the initial weights",
+    Mutant("learning", "the seed does not reach the initial weights",
            "torch.manual_seed(config.seed)  #", "torch.manual_seed(0)  #"),
     Mutant("command_line", "the last weights answer the test",
            'net = load_checkpoint(folder / "best.pt", config)', 'net = load_checkpoint(folder / "last.pt", config)'),

@@ -67,7 +67,7 @@ MISTAKES = [
       "return dx(dout, w[..., ::-1, ::-1].copy()), dw(dout, x),"),
     M("4", "layers", "db where there is no bias", "dout.sum((0, 2, 3)) if has_bias else None", "dout.sum((0, 2, 3))"),
     M("4", "layers", "the last call is remembered",
-      "return out, (x, w, b is not None, rung)\n\n\ndef conv2d_backward(dout, cache):\n"
+      "return out, (x, w, b is not None, rung)\n\ndef conv2d_backward(dout, cache):\n"
       '    """Return dx, dw and db (None if there was no b)."""\n    x, w, has_bias, rung = cache',
       "KEPT[:] = x, w, b is not None, rung\n    return out, None\n\n\nKEPT = []\n\n\n"
       "def conv2d_backward(dout, cache):\n"
@@ -92,7 +92,7 @@ MISTAKES = [
     M("7", "layers", "the loss is a sum", "return losses.mean(), (sigmoid_forward(logits)[0] - same)",
       "return losses.sum(), (sigmoid_forward(logits)[0] - same)"),
     M("7", "layers", "the loss ignores dout",
-      '"""Return dlogits; dout is a number."""\n    return np.asarray(dout, slope.dtype) * slope\n\n\n'
+      '"""Return dlogits; dout is a number."""\n    return np.asarray(dout, slope.dtype) * slope\n\n'
       "def softmax", '"""Return dlogits; dout is a number."""\n    return slope.copy()\n\n\ndef softmax'),
     M("8", "network", "the first twin's gradients alone", "first[name] += second[name]", "pass"),
     M("8", "network", "the second twin runs backwards with the first's gradient", "features_backward(dh2, twin2)",

@@ -36,7 +36,7 @@ def torch_l1_join(h1, h2, alpha, bias):
 def torch_softmax_cross_entropy(logits, same):
     """koch.softmax_loss without torch's softplus, which is not exact from 20 on."""
     different = logits.masked_fill(same, -math.inf).logsumexp(2, keepdim=True)
-    losses = torch.logaddexp(different - logits, torch.nothinglike(logits))
+    losses = torch.logaddexp(different - logits, torch.zeros_like(logits))
     return losses[same & ~torch.eye(len(same[0]), dtype=torch.bool)].mean()
 
 

@@ -93,7 +93,8 @@ def test_a_minibatch_has_different_drawings_of_different_characters_of_one_alpha
             kinds.add(turns[0])
             found = [known[turned(image, *turns[0]).tobytes()] for image in alphabet]
             assert [c for c, _ in found] == classes.tolist() and len(set(found)) == 15
-            assert len(set(classes)) == 5 and len(set(drawings.alphabet[classes])) == 1 and drawings.alphabet[classes[0]] < 2
+            assert len(set(classes)) == 5 and len(set(drawings.alphabet[classes])) == 1
+            assert drawings.alphabet[classes[0]] < 2
     assert len(kinds) == 8
     with pytest.raises(UserError, match="no alphabet has 13 characters"):
         data.draw_batch(drawings, 4, 13, 3, rng)
@@ -251,6 +252,7 @@ def test_missing_and_damaged_arrays_are_one_line(here):
     "arguments, said",
     [
         (["train", "--steps", "0"], "--steps"),
+        (["train", "--seed", "-1"], "--seed"),
         (["train", "--stepz", "3"], "--stepz"),
         (["train", "--step", "3"], "--step"),
         (["train", "--data-dir", "nowhere", "--data", "omniglot"], "omniglot.npz is not there; run python koch.py train"),
@@ -268,6 +270,12 @@ def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, monkeyp
     lines = capsys.readouterr().err.splitlines()
     assert status == 2 and len(lines) == 1 and said in lines[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_comparison_without_torch_says_so_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["compare"]) == 2
+    assert "torch, which is not installed" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_and_one_of_another_program_are_refused(tmp_path):
