@@ -1288,7 +1288,7 @@ def main(arguments=None):
             (oneshot if command == "oneshot" else classify)(**options)
         return 0
     except KeyboardInterrupt as error:
-        print(f"\nkoch.py: stopped; {error}", file=sys.stderr)
+        print("\nkoch.py: " + "; ".join(("stopped", *error.args)), file=sys.stderr)
         return 130
     except UserError as error:
         print(f"koch.py: {error}", file=sys.stderr)
