@@ -420,12 +420,12 @@ def test_sgd_alone_has_neither_momentum_nor_penalty():
     assert new["a.weight"].item() == 2 - 3 and velocity["a.weight"].item() == -1.5
 
 
-def test_the_penalty_is_on_weights_and_on_no_bias_or_scale():
+def test_the_penalty_shrinks_weights_of_either_sign_and_no_bias_or_scale():
     parameters = {"twin.0.weight": np.ones((2, 1, 1, 1)), "twin.0.bias": np.ones(2), "twin.1.weight": np.ones(2),
-                  "twin.1.bias": np.ones(2), "join.weight": np.ones((1, 2)), "join.bias": np.ones(1)}  # fmt: skip
+                  "twin.1.bias": np.ones(2), "join.weight": -np.ones((1, 2)), "join.bias": np.ones(1)}  # fmt: skip
     gradients = {name: 0 * w for name, w in parameters.items()}
     new, _ = learning.sgd(parameters, gradients, {}, 0.5, 0.0, 0.25)
-    fell = {name for name, w in new.items() if (w == 0.75).all()}
+    fell = {name for name, w in new.items() if (w == 0.75 * parameters[name]).all()}
     assert fell == {"twin.0.weight", "join.weight"} == {n for n, w in parameters.items() if learning.decays(n, w)}
     assert all((new[name] == 1).all() for name in new if name not in fell)
 
