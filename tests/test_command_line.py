@@ -439,6 +439,7 @@ def own(tmp_path, invented):
 def classified(capsys, *arguments):
     capsys.readouterr()
     named = [] if "--checkpoint" in arguments else ["--checkpoint", "runs/tiny/best.pt"]
+    named += ["--precision", "float32"]  # so that logits can be compared to the last digits
     assert koch.main(["classify", *named, "--json", *map(str, arguments)]) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -16,13 +16,13 @@ def test_a_trial_has_values_for_every_layer_in_the_papers_ranges_and_the_same_on
     for number in range(40):
         near = search.draw(7, size) if number >= 20 else None
         values = search.draw(number, size, near)
-        assert len(values) == 3 * n and values == search.draw(number, size, near)
-        for key, value in values.items():
-            low, high = search.RANGES[key.split("_")[0]]
-            assert low <= value <= high
-        shared = len({value for key, value in values.items() if key.startswith("eta")}) == 1
+        assert list(values) == list(search.RANGES) and values == search.draw(number, size, near)
+        koch.settle(koch.Config(size=size, recipe="paper", **values))
+        for name, (low, high) in search.RANGES.items():
+            assert all(low <= value <= high for value in koch.by_layer(values[name], n))
+        shared = len(set(koch.by_layer(values["learning_rates"], n))) == 1
         assert shared == (number % 2 == 0 and near is None)
-    etas = [search.draw(number, size)["eta_join"] for number in range(400)]
+    etas = [koch.by_layer(search.draw(number, size)["learning_rates"], n)[-1] for number in range(400)]
     assert sum(eta < 10**-2.5 for eta in etas) == pytest.approx(200, abs=50)  # half of them below the middle of the logs
 
 
@@ -33,7 +33,7 @@ def scored(tmp_path, monkeypatch):
 
     def score(number, steps, values, options):
         calls.append(number)
-        accuracy = 1 / (1 + abs(math.log(values["eta_conv1"] / 0.01)))
+        accuracy = 1 / (1 + abs(math.log(float(values["learning_rates"].split(",")[0]) / 0.01)))
         return {"trial": number, "steps": steps, "validation": accuracy, "loss": 1.0} | values
 
     monkeypatch.setattr(search, "score", score)
@@ -52,18 +52,22 @@ def test_a_stopped_search_goes_on_where_it_was(scored):
     rows = search.search(path, 6, 3, 200, 1, {"size": 35})
     assert sorted(calls) == sorted({0, 1, 2, 3, 4, 5} - done) + [6, 7, 8]
     assert len(list(csv.DictReader(path.open()))) == 9
-    assert [row["validation"] for row in rows] == sorted((row["validation"] for row in rows), reverse=True)
+    accuracies = [float(row["validation"]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
     calls.clear()
     assert search.search(path, 6, 3, 200, 1, {"size": 35}) == rows and calls == []
 
 
 def test_the_command_ends_with_a_ranked_table_and_a_picture(scored, monkeypatch, capsys):
-    path, _ = scored
+    (path, _), drawn = scored, []
+    monkeypatch.setattr(search.pictures, "draw_search", lambda *arguments: drawn.extend(arguments))
     monkeypatch.setattr("sys.argv", ["search.py", "--trials", "4", "--near", "2", "--results", str(path)])
-    assert search.main() == 0
+    search.main()
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines() if "|" in line][1:] == [str(i) for i in range(1, 7)]
-    assert path.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+    accuracies, values, names, picture = drawn
+    assert len(accuracies) == len(values) == 6 and len(values[0]) == len(names) == 24
+    assert names[0] == "eta, layer 1" and names[-1] == "lambda, join" and picture == path.with_suffix(".png")
 
 
 def test_a_trial_is_scored_on_validation_drawings_alone(monkeypatch):

@@ -27,7 +27,7 @@ def name_of(path):
 
 
 def blocks(path):
-    return [part for part in build.split(path.read_text()) if part[0] == "code"]
+    return build.split(path.read_text())[0]
 
 
 # The six --------------------------------------------------------------------------------------------------------------
@@ -80,25 +80,25 @@ def test_a_tutorial_is_one_sitting_with_three_exercises_and_links_on(path):
 @pytest.mark.parametrize("path", [*TUTORIALS, *SOLUTIONS], ids=name_of)
 def test_a_block_can_be_pasted_into_pythons_prompt(path):
     """The prompt takes lines until a statement is whole, and an empty line ends what is indented."""
-    for _, source, _, line in blocks(path):
+    for block in blocks(path):
         statement = []
-        for i, text in enumerate([*source.splitlines(), ""]):
+        for i, text in enumerate([*block.source.splitlines(), ""]):
             statement.append(text)
             try:
                 whole = codeop.compile_command("\n".join(statement), symbol="single")
             except SyntaxError as error:
-                pytest.fail(f"{path.name}:{line + i}: {error.msg}: {text}")
+                pytest.fail(f"{path.name}:{block.line + i}: {error.msg}: {text}")
             statement = [] if whole else statement
-        assert not any(statement), f"{path.name}:{line}: the block does not end: {statement}"
+        assert not any(statement), f"{path.name}:{block.line}: the block does not end: {statement}"
 
 
 @pytest.mark.parametrize("path", [*TUTORIALS, *SOLUTIONS], ids=name_of)
 def test_a_block_leaves_no_value_unprinted(path):
     """A notebook shows the last value of a cell, and Python's prompt any; the Markdown shows what is printed."""
-    for _, source, _, line in blocks(path):
-        for node in ast.parse(source).body:
+    for block in blocks(path):
+        for node in ast.parse(block.source).body:
             shown = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call)
-            assert not shown, f"{path.name}:{line + node.lineno - 1}"
+            assert not shown, f"{path.name}:{block.line + node.lineno - 1}"
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=name_of)
@@ -187,37 +187,40 @@ not run
 """
 
 
-def ran(text, **namespace):
-    parts = build.split(text)
-    return parts, build.run(build.FOLDER / "9-t.md", parts, namespace, "9", {})
+def ran(text):
+    """Return a page's blocks as stored and as run."""
+    blocks, _ = build.split(text)
+    return blocks, build.run(build.FOLDER / "9-t.md", blocks, {}, "9", {})
+
+
+def renewed(text):
+    """Return a page with the output of its blocks as run."""
+    return build.join(ran(text)[1], build.split(text)[1])
 
 
 def test_markdown_comes_back_as_it_was():
-    assert build.join(build.split(PAGE)) == PAGE
+    assert build.join(*build.split(PAGE)) == PAGE
 
 
 def test_output_is_renewed_and_the_rest_is_kept():
-    _, new = ran(PAGE.replace("a 0.25", "old"))
-    assert build.join(new) == PAGE.replace("took 2.9 s", "took 3.1 s")
+    assert renewed(PAGE.replace("a 0.25", "old")) == PAGE.replace("took 2.9 s", "took 3.1 s")
 
 
 def test_output_that_was_missing_is_put_in_and_that_of_nothing_goes():
-    assert build.join(ran("```python\nprint(1)\n```\nend\n")[1]) == "```python\nprint(1)\n```\n\n```text\n1\n```\nend\n"
-    assert build.join(ran("```python\nx = 1\n```\n\n```text\n1\n```\nend\n")[1]) == "```python\nx = 1\n```\nend\n"
+    assert renewed("```python\nprint(1)\n```\nend\n") == "```python\nprint(1)\n```\n\n```text\n1\n```\nend\n"
+    assert renewed("```python\nx = 1\n```\n\n```text\n1\n```\nend\n") == "```python\nx = 1\n```\nend\n"
 
 
 def test_a_block_that_is_left_out_keeps_its_output(monkeypatch):
     page = PAGE.replace("```python\n", "```python mnist\n").replace("a 0.25\n```\n\nB", "stored\n```\n\nB")
     monkeypatch.setattr(build, "mnist_at_hand", lambda: False)
-    old, new = ran(page)
-    assert "stored" in build.join(new) and build.differences(old, new) == []
+    assert ran(page)[1][0].output == "stored\n" and build.differences(*ran(page)) == []
     monkeypatch.setattr(build, "mnist_at_hand", lambda: True)
-    old, new = ran(page)
-    assert "a 0.25" in build.join(new) and len(build.differences(old, new)) == 1
+    assert ran(page)[1][0].output == "a 0.25\n" and len(build.differences(*ran(page))) == 1
 
 
 def test_blocks_share_their_names():
-    assert "```text\n3\n```" in build.join(ran("```python\nx = 3\n```\n\n```python\nprint(x)\n```\n")[1])
+    assert "```text\n3\n```" in renewed("```python\nx = 3\n```\n\n```python\nprint(x)\n```\n")
 
 
 def test_what_differs_is_said_with_its_line():

@@ -19,6 +19,7 @@ import ast
 import base64
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
@@ -36,9 +38,9 @@ from PIL import Image  # noqa: E402
 
 import koch  # noqa: E402
 from koch import UserError  # noqa: E402
-from tutorials import common  # noqa: E402
+from tutorials import common, pictures  # noqa: E402
 
-BLOCK = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[[^\n]*\]\((?:\.\./)?(figures/[\w.-]+)\)\n", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
 WORDS = {"varies", "mnist"}  # what may stand after ```python
@@ -61,33 +63,46 @@ sys.path.insert(0, os.getcwd())
 # Reading and running --------------------------------------------------------------------------------------------------
 
 
-def split(text):
-    """Split a tutorial into parts: [("prose", text), ("code", source, words, line), ("output", text), ...].
+class Block(NamedTuple):
+    """Hold a block of code.
 
-    An output is the ```text block right after a code block; every other fenced block is prose. line: where code begins.
-    Raises UserError for a word after ```python that is none of WORDS.
+    before: the prose above it; source, words: its code, and what stands after ```python; line: where the code begins
+    output: the ```text block right below it, or None
     """
-    parts, end = [], 0
+
+    before: str
+    source: str
+    words: set
+    line: int
+    output: str | None
+
+
+def split(text):
+    """Split a tutorial into its Blocks and the prose after the last. Raises UserError for a word not among WORDS."""
+    blocks, end = [], 0
     for found in BLOCK.finditer(text):
-        language, words, body = found[1], set(found[2].split()), found[3]
-        between = text[end : found.start()]
-        is_output = language == "text" and parts and parts[-1][0] == "code" and not between.strip()
-        if language != "python" and not is_output:
-            continue
-        if not is_output:
-            parts.append(("prose", between))
-        if is_output:
-            parts.append(("output", body))
-        elif unknown := words - WORDS:
+        words = set(found[1].split())
+        if unknown := words - WORDS:
             raise UserError(f"```python {' '.join(unknown)}: after ```python stands {' or '.join(sorted(WORDS))}")
-        else:
-            parts.append(("code", body, words, text[: found.start(3)].count("\n") + 1))
+        line = text[: found.start(2)].count("\n") + 1
+        blocks.append(Block(text[end : found.start()], found[2], words, line, found[3]))
         end = found.end()
-    return [*parts, ("prose", text[end:])]
+    return blocks, text[end:]
 
 
-def run(path, parts, namespace, number, figures):
-    """Run a file's code; return the parts with what was printed in the outputs' place.
+def join(blocks, rest):
+    """Return the Markdown of what split returns."""
+    text = ""
+    for block in blocks:
+        words = "".join(f" {word}" for word in sorted(block.words))
+        text += f"{block.before}```python{words}\n{block.source}```\n"
+        if block.output:
+            text += f"\n```text\n{block.output}```\n"
+    return text + rest
+
+
+def run(path, blocks, namespace, number, figures):
+    """Run a file's blocks; return them with what they printed as their output.
 
     path: its name in tracebacks; namespace: what the code before it left, changed; number: the tutorial's
     figures: {name: Image}, to which each plt.show() adds its figure
@@ -96,30 +111,25 @@ def run(path, parts, namespace, number, figures):
 
     def show(*_, **__):
         for which in plt.get_fignums():
-            from tutorials import pictures
-
             buffer = io.BytesIO()
             plt.figure(which).savefig(buffer, format="png", dpi=110, facecolor="white", bbox_inches="tight")
             with Image.open(buffer) as image:
                 figures[f"figures/{number}-{len(figures) + 1}.png"] = pictures.in_few_colours(image.convert("RGB"))
         plt.close("all")
 
-    plt.show, new, skipped = show, [], False
-    for part in parts:
-        if part[0] == "output" and not skipped:
+    plt.show, new = show, []
+    for block in blocks:
+        if "mnist" in block.words and not mnist_at_hand():
+            new.append(block)  # its stored output is kept
             continue
-        skipped = part[0] == "code" and "mnist" in part[2] and not mnist_at_hand()  # its stored output is kept
-        new.append(part)
-        if part[0] == "code" and not skipped:
-            _, source, _, line = part
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                tree = ast.parse(source, str(path))
-                exec(compile(ast.increment_lineno(tree, line - 1), str(path), "exec"), namespace)
-            if plt.get_fignums():
-                raise UserError(f"{path}:{line}: a figure is drawn and not shown; end with plt.show()")
-            if printed.getvalue():
-                new.append(("output", printed.getvalue().rstrip() + "\n"))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            tree = ast.parse(block.source, str(path))
+            exec(compile(ast.increment_lineno(tree, block.line - 1), str(path), "exec"), namespace)
+        if plt.get_fignums():
+            raise UserError(f"{path}:{block.line}: a figure is drawn and not shown; end with plt.show()")
+        output = printed.getvalue()
+        new.append(block._replace(output=output.rstrip() + "\n" if output else None))
     return new
 
 
@@ -132,35 +142,17 @@ def mnist_at_hand():
     return True
 
 
-def join(parts):
-    """Return the Markdown of parts."""
-    text = ""
-    for part in parts:
-        if part[0] == "prose":
-            text += part[1]
-        elif part[0] == "code":
-            text += f"```python{''.join(f' {word}' for word in sorted(part[2]))}\n{part[1]}```\n"
-        else:
-            text += f"\n```text\n{part[1]}```\n"
-    return text
-
-
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 
 def differences(old, new):
-    """Return what differs between a file's parts as stored and as run, one line each."""
+    """Return what differs between a file's blocks as stored and as run, one line each."""
     said = []
-    stored = [(part, after) for part, after in zip(old, [*old[1:], ("prose", "")]) if part[0] == "code"]
-    ran = [(part, after) for part, after in zip(new, [*new[1:], ("prose", "")]) if part[0] == "code"]
-    for (part, before), (_, after) in zip(stored, ran):
-        before, after = (piece[1] if piece[0] == "output" else "" for piece in (before, after))
-        lines, printed = before.splitlines(), after.splitlines()
-        lines += [""] * (len(printed) - len(lines))
-        printed += [""] * (len(lines) - len(printed))
-        for one, other in zip(lines, printed):
-            if not alike(one, other, "varies" in part[2]):
-                said.append(f"line {part[3]}: the block prints {other.strip()!r}, stored is {one.strip()!r}")
+    for stored, ran in zip(old, new):
+        lines = ((block.output or "").splitlines() for block in (stored, ran))
+        for kept, printed in itertools.zip_longest(*lines, fillvalue=""):
+            if not alike(kept, printed, "varies" in stored.words):
+                said.append(f"line {stored.line}: the block prints {printed.strip()!r}, stored is {kept.strip()!r}")
                 break
     return said
 
@@ -209,27 +201,14 @@ def notebook(text, address=""):
 
     address: what git clone is given in the first cell, which fetches the project when the notebook is run alone
     """
-    cells = [code_cell(FETCH.format(address=address), [])]
-    for part in split(text):
-        if part[0] == "prose":
-            rest, attached = part[1], {}
-            for found in FIGURE.finditer(part[1]):
-                name = Path(found[1]).name
-                png = {"image/png": base64.b64encode((FOLDER / found[1]).read_bytes()).decode()}
-                if re.match(r"\d-", name):  # what the cell before it drew
-                    cells[-1]["outputs"].append({"output_type": "display_data", "metadata": {}, "data": png})
-                    rest = rest.replace(found[0], "", 1)
-                else:
-                    attached[name] = png
-                    rest = rest.replace(f"({found[1]})", f"(attachment:{name})")
-            if rest.strip():
-                cells.append({"cell_type": "markdown", "metadata": {}, "source": rest.strip("\n").splitlines(True)})
-                cells[-1] |= {"attachments": attached} if attached else {}
-        elif part[0] == "code":
-            cells.append(code_cell(part[1], []))
-        else:
-            stream = {"output_type": "stream", "name": "stdout", "text": part[1].splitlines(True)}
+    cells, (blocks, rest) = [code_cell(FETCH.format(address=address))], split(text)
+    for block in blocks:
+        add_prose(cells, block.before)
+        cells.append(code_cell(block.source))
+        if block.output:
+            stream = {"output_type": "stream", "name": "stdout", "text": block.output.splitlines(True)}
             cells[-1]["outputs"].append(stream)
+    add_prose(cells, rest)
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -238,15 +217,32 @@ def notebook(text, address=""):
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
+def add_prose(cells, text):
+    """Add a cell of prose; a figure that code drew goes to the output of the cell before, another into the prose."""
+    attached = {}
+    for found in FIGURE.finditer(text):
+        name = Path(found[1]).name
+        png = {"image/png": base64.b64encode((FOLDER / found[1]).read_bytes()).decode()}
+        if re.match(r"\d-", name):
+            cells[-1]["outputs"].append({"output_type": "display_data", "metadata": {}, "data": png})
+            text = text.replace(found[0], "", 1)
+        else:
+            attached[name] = png
+            text = text.replace(f"({found[1]})", f"(attachment:{name})")
+    if text.strip():
+        cells.append({"cell_type": "markdown", "metadata": {}, "source": text.strip("\n").splitlines(True)})
+        cells[-1] |= {"attachments": attached} if attached else {}
+
+
 def without_address(book):
     """Return a notebook's text without the address that a course has put into its first cell."""
     return re.sub(r'PROJECT = \\"[^"]*\\"', r'PROJECT = \\"\\"', book)
 
 
-def code_cell(source, outputs):
-    """Return a cell of code, not numbered yet."""
+def code_cell(source):
+    """Return a cell of code without output, not numbered yet."""
     lines = source.rstrip("\n").splitlines(True)
-    return {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": outputs, "source": lines}
+    return {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": lines}
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -254,58 +250,64 @@ def code_cell(source, outputs):
 
 def build(number, check, address):
     """Run one tutorial and its solutions; write what is new, or say what differs. Returns the exit status."""
+    _, data = koch.load_data(koch.Config())
+    if not check and data != "omniglot":
+        raise UserError("what the tutorials print is of Omniglot, which is not here; --check runs them without")
     (path,) = FOLDER.glob(f"{number}-*.md")
     paths, started = [path, FOLDER / "solutions" / path.name], time.perf_counter()
     texts = {p: p.read_text(encoding="utf-8") for p in paths if p.is_file()}
     namespace, figures, said, new = {"__name__": "__main__"}, {}, [], {}
-    _, data = koch.load_data(koch.Config())
     for p, text in texts.items():
-        old = split(text)
-        parts = run(p.relative_to(FOLDER), old, namespace, number, figures)
-        new[p] = join(parts)
-        said += [f"{p.relative_to(FOLDER)}, {line}" for line in differences(old, parts)] if data == "omniglot" else []
+        old, rest = split(text)
+        ran = run(p.relative_to(FOLDER), old, namespace, number, figures)
+        new[p] = join(ran, rest)
+        said += [f"{p.relative_to(FOLDER)}, {line}" for line in differences(old, ran)]
     seconds = time.perf_counter() - started
     named = [name for text in texts.values() for name in FIGURE.findall(text) if re.match(r"figures/\d-", name)]
     if unlike := set(named) ^ set(figures):
         raise UserError(f"{path.name}: shown or named, not both: {', '.join(sorted(unlike))}")
-    if not check and data == "omniglot":
-        for name, image in figures.items():
-            content = io.BytesIO()
-            image.save(content, "PNG", optimize=True)
-            common.write_whole(FOLDER / name, content.getvalue())
-        for p, text in new.items():
-            common.write_whole(p, text.encode())
-        common.write_whole(path.with_suffix(".ipynb"), notebook(new[path], address).encode())
+    if not check:
+        write(path, new, figures, address)
         said = []
-    if not check and data != "omniglot":
-        raise UserError("what the tutorials print is of Omniglot, which is not here; --check runs them without")
-    if data == "omniglot":
-        said += [f"{name} {why}" for name, image in figures.items() if (why := figure_differs(FOLDER / name, image))]
-        kept = path.with_suffix(".ipynb")
-        stored = kept.read_text(encoding="utf-8") if kept.is_file() else ""
-        if not said and without_address(stored) != notebook(path.read_text(encoding="utf-8")):
-            said.append(f"{kept.name} is not what its Markdown makes")
+    said += [f"{name} {why}" for name, image in figures.items() if (why := figure_differs(FOLDER / name, image))]
+    book = path.with_suffix(".ipynb")
+    stored = book.read_text(encoding="utf-8") if book.is_file() else ""
+    if not said and without_address(stored) != notebook(path.read_text(encoding="utf-8")):
+        said.append(f"{book.name} is not what its Markdown makes")
+    if data != "omniglot":  # then all numbers and figures differ
+        said = []
     for line in said:
         print(line)
     print(f"{path.name}: ran in {seconds:.0f} s on {data}, {len(figures)} figures, {'differs' if said else 'fine'}")
     return 1 if said else 0
 
 
+def write(path, texts, figures, address):
+    """Write a tutorial's figures, its Markdown and that of its solutions ({path: text}), and its notebook."""
+    for name, image in figures.items():
+        content = io.BytesIO()
+        image.save(content, "PNG", optimize=True)
+        common.write_whole(FOLDER / name, content.getvalue())
+    for p, text in texts.items():
+        common.write_whole(p, text.encode())
+    common.write_whole(path.with_suffix(".ipynb"), notebook(texts[path], address).encode())
+
+
 def main():
     """Run the command line; return the exit status: 0, 1 when something differs or fails, 2 for bad input."""
     parser = common.Parser(prog="tutorials/build.py", description=__doc__.splitlines()[0])
-    every = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
+    numbers = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
     parser.add_argument("number", nargs="*", help="tutorials to build (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
     parser.add_argument("--address", default="", help="what the notebooks give to git clone when they are run alone")
     options = parser.parse_args()
-    numbers = options.number or every
-    if unknown := set(numbers) - set(every):
-        parser.error(f"there is no tutorial {', '.join(sorted(unknown))}, only {', '.join(every)}")
-    if len(numbers) > 1:  # each in a process of its own, as a reader would
-        more = ["--check"] * options.check + ["--address", options.address]
-        return max(subprocess.run([sys.executable, __file__, number, *more]).returncode for number in numbers)
-    return common.guarded("tutorials/build.py", lambda: build(numbers[0], options.check, options.address))
+    wanted = options.number or numbers
+    if unknown := set(wanted) - set(numbers):
+        parser.error(f"there is no tutorial {', '.join(sorted(unknown))}, only {', '.join(numbers)}")
+    if len(wanted) == 1:
+        return common.guarded("tutorials/build.py", lambda: build(*wanted, options.check, options.address))
+    more = ["--address", options.address, *(["--check"] if options.check else [])]
+    return max(subprocess.run([sys.executable, __file__, number, *more]).returncode for number in wanted)
 
 
 if __name__ == "__main__":

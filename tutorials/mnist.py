@@ -24,9 +24,8 @@ def main():
         correct = [koch.one_shot_answers(model, trials) == trials.answers for trials in drawn]
         counted = koch.counted(torch.cat(correct))
         low, high = counted["interval"]
-        each = ", ".join(f"{100 * c.double().mean():.2f}" for c in correct)
-        print(f"  {name:40}{100 * counted['accuracy']:6.2f}   {100 * low:.1f} .. {100 * high:.1f}   {each}")
-    return 0
+        draws_right = ", ".join(f"{100 * right.double().mean():.2f}" for right in correct)
+        print(f"  {name:40}{100 * counted['accuracy']:6.2f}   {100 * low:.1f} .. {100 * high:.1f}   {draws_right}")
 
 
 if __name__ == "__main__":

@@ -35,23 +35,15 @@ def save(figure, path):
     write_whole(path, small.getvalue())
 
 
-def in_few_colours(page, palette=None):
-    """Return a Pillow image in the palette's colours, (red, green, blue) each: as a PNG it has a quarter of the bytes.
-
-    palette: None for greys and the shades of the colours above
-    """
-    if palette is None:
-        named = [ImageColor.getrgb(name) for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG)]
-        shades = [tuple(255 - (255 - part) * i // 6 for part in colour) for colour in named for i in range(6, 0, -1)]
-        palette = greys(16) + shades
+def in_few_colours(page):
+    """Return a Pillow image in greys and the shades of the colours above: as a PNG it has a quarter of the bytes."""
+    palette = [round(255 * i / 15) for i in range(16) for _ in range(3)]  # red, green, blue, red, ...
+    for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG):
+        for i in range(6, 0, -1):
+            palette += [255 - (255 - part) * i // 6 for part in ImageColor.getrgb(name)]
     named = Image.new("P", (1, 1))
-    named.putpalette([part for colour in palette for part in colour])
+    named.putpalette(palette)
     return page.quantize(palette=named, dither=Image.Dither.NONE)
-
-
-def greys(n):
-    """Return n greys from black to white, as (red, green, blue) in 0..255."""
-    return [(round(255 * i / (n - 1)),) * 3 for i in range(n)]
 
 
 def label(axes, x, y, title=None, **more):
@@ -60,21 +52,6 @@ def label(axes, x, y, title=None, **more):
     axes.set(xlabel=x, ylabel=y, **more)
     axes.grid(color=FRAME, linewidth=0.5)
     axes.set_axisbelow(True)
-
-
-def image_axes(axes, width, height):
-    """Make axes a page for images: units of one image and its margin, the origin at the upper left, equal scales."""
-    axes.set(xlim=(-0.05, width), ylim=(height, 0), aspect="equal", anchor="NW")
-    axes.axis("off")
-
-
-def draw_image(axes, image, x, y, colour=FRAME, title=""):
-    """Draw an image, (H, W) in [0, 1], 1 = ink, 0.9 wide, right of x and below y + 0.2, where its title stands."""
-    box = (x, x + 0.9, y + 1.1, y + 0.2)
-    axes.imshow(image, extent=box, cmap="gray_r", vmin=0, vmax=1, aspect="equal")
-    corners = [box[0], box[1], box[1], box[0], box[0]], [box[2], box[2], box[3], box[3], box[2]]
-    axes.plot(*corners, color=colour, linewidth=0.8 if colour == FRAME else 1.8, clip_on=False)
-    axes.text(x + 0.45, y + 0.15, title, fontsize=7.5, ha="center", va="bottom")
 
 
 # Trials ---------------------------------------------------------------------------------------------------------------
@@ -129,26 +106,33 @@ def draw_verification(logits, same, threshold, curve, mistakes, path):
     curve: false-positive and true-positive rates, (m,) each, the area under the curve and the equal error rate, 0..1
     mistakes: up to 12 of (image, image, logit, same), the images (H, W), 1 = ink
     """
-    logits, same = np.asarray(logits, float), np.asarray(same, bool)
-    panels = [[pair for pair in mistakes if bool(pair[3]) == kind] for kind in (True, False)]
-    n_rows = max(math.ceil(len(panel) / 3) for panel in panels)
-    figure = new_figure(9.5, 4 + 0.76 * n_rows)
-    (histogram, roc), below = figure.subplots(2, 2, height_ratios=(3.2, 0.1 + 0.76 * n_rows))
+    figure = new_figure(9.5, 5.6)
+    (histogram, roc), below = figure.subplots(2, 2, height_ratios=(3.2, 1.7))
     draw_logits(histogram, logits, same, threshold)
     called = logits > threshold
     wrong = np.where(same, ~called, ~(logits <= threshold))
     draw_roc(roc, (called[~same].mean(), called[same].mean()), *curve)
-    titles = "the same character, called different", "different characters, called the same"
-    for axes, panel, title, kind in zip(below, panels, titles, (same, ~same)):
-        image_axes(axes, 6.8, 0.2 + 1.2 * n_rows)
-        said = f"{title}: {wrong[kind].sum():,} of {kind.sum():,}"
-        axes.set_title(said, fontsize=10, loc="left")
-        for i, (image1, image2, logit, is_same) in enumerate(panel):
-            x, y, colour = 2.3 * (i % 3), 0.1 + 1.2 * (i // 3), SAME if is_same else DIFFERENT
-            draw_image(axes, image1, x, y, colour)
-            draw_image(axes, image2, x + 1, y, colour)
-            axes.text(x + 0.95, y + 0.14, f"logit {logit:.1f}", fontsize=7.5, ha="center", va="bottom")
+    kinds = (True, SAME, "the same character, called different"), (False, DIFFERENT, "different, called the same")
+    for axes, (kind, colour, title) in zip(below, kinds):
+        of_kind = same == kind
+        axes.set_title(f"{title}: {wrong[of_kind].sum():,} of {of_kind.sum():,}", fontsize=10, loc="left")
+        draw_pairs(axes, [pair for pair in mistakes if bool(pair[3]) == kind], colour)
     save(figure, path)
+
+
+def draw_pairs(axes, pairs, colour):
+    """Draw up to six pairs in two rows, (image, image, logit, ...) each, framed, with the logit above."""
+    from matplotlib.patches import Rectangle
+
+    axes.set(xlim=(0, 3), ylim=(2, 0))
+    axes.axis("off")
+    for i, (image1, image2, logit, *_) in enumerate(pairs):
+        x, y = i % 3, i // 3
+        for image, left in ((image1, x), (image2, x + 0.44)):
+            axes.imshow(image, extent=(left, left + 0.4, y + 0.9, y + 0.3), cmap="gray_r", vmin=0, vmax=1)
+            axes.add_patch(Rectangle((left, y + 0.3), 0.4, 0.6, fill=False, edgecolor=colour, linewidth=1.8))
+        axes.text(x + 0.42, y + 0.24, f"logit {logit:.1f}", fontsize=7.5, ha="center")
+    axes.set_aspect("auto")
 
 
 def draw_logits(axes, logits, same, threshold):
@@ -178,31 +162,25 @@ def draw_roc(axes, point, false_positive, true_positive, area, equal_error_rate)
 # A search -------------------------------------------------------------------------------------------------------------
 
 
-def draw_search(rows, names, path):
+def draw_search(accuracies, values, names, path):
     """Draw the validation accuracy over each hyper-parameter of a search, the best of all marked.
 
-    rows: one a training: {name: number, ..., "validation": fraction, or None where it was not taken}
-    names: the hyper-parameters to draw; eta_... and lambda_... have a logarithmic axis where all are above 0
+    accuracies: (n,) percent; values: (n, parameters); names: the parameters', eta... and lambda... above 0
     """
-    rows = [row for row in rows if row["validation"] is not None]
-    n_columns = min(len(names), 6, max(3, math.ceil(math.sqrt(len(names)))))
+    n_columns = min(len(names), 6)
     n_rows = math.ceil(len(names) / n_columns)
     figure = new_figure(max(4, 0.8 + 1.9 * n_columns), max(3.2, 0.8 + 1.7 * n_rows))
     panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flatten()
-    y = np.array([100 * row["validation"] for row in rows])
-    for axes, name in zip(panels, names):
-        x = np.array([row.get(name, np.nan) for row in rows], float)
-        axes.plot(x, y, "o", color=OURS, alpha=0.5, markersize=4, markeredgewidth=0)
-        if len(y):
-            axes.plot(x[y.argmax()], y.max(), "*", color=RIGHT, markeredgecolor="black", markersize=12)
-        log = name.startswith(("eta", "lambda")) and (x > 0).any() and not (x <= 0).any()
-        label(axes, name, "", xscale="log" if log else "linear")
+    best = int(np.argmax(accuracies))
+    for axes, name, x in zip(panels, names, np.transpose(values)):
+        axes.plot(x, accuracies, "o", color=OURS, alpha=0.5, markersize=4, markeredgewidth=0)
+        axes.plot(x[best], accuracies[best], "*", color=RIGHT, markeredgecolor="black", markersize=12)
+        label(axes, name, "", xscale="log" if name.startswith(("eta", "lambda")) else "linear")
         axes.tick_params(labelsize=7)
     for axes in panels[len(names) :]:
         axes.axis("off")
     figure.supylabel("validation trials right (%)", fontsize=10)
-    best = f"; star: the best, {y.max():.1f} %" if len(y) else ""
-    figure.suptitle(f"{len(rows):,} training{'s' * (len(rows) != 1)}{best}", fontsize=10)
+    figure.suptitle(f"trainings: {len(accuracies):,}; star: the best, {accuracies[best]:.1f} %", fontsize=10)
     save(figure, path)
 
 

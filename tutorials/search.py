@@ -21,45 +21,44 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import koch
+from tutorials import pictures
 from tutorials.common import Parser, guarded
 
-RANGES = {"eta": (1e-4, 1e-1), "mu": (0.0, 1.0), "lambda": (1e-6, 1e-1)}  # §3.2; lambda from 0, which has no logarithm
-LAYERS = {size: [*(f"conv{i + 1}" for i in range(n - 2)), "full", "join"] for size, n in ((35, 8), (105, 6))}
-FIELDS = {"eta": "learning_rates", "mu": "momenta", "lambda": "penalties"}
+# §3.2: eta_j, mu_j and lambda_j; lambda from 0, which has no logarithm
+RANGES = {"learning_rates": (1e-4, 1e-1), "momenta": (0.0, 1.0), "penalties": (1e-6, 1e-1)}
+N_LAYERS = {35: 8, 105: 6}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
+FIELDS = ("trial", "steps", "validation", "loss", *RANGES)
 
 
 def draw(number, size, near=None):
-    """Draw the values of one trial of the search: {"eta_conv1": ..., ...}; the same number draws the same values.
+    """Draw the values of one trial of the search, as koch.Config takes them: {"learning_rates": "0.01,0.02,...", ...}.
 
-    Odd numbers draw each layer's own values, even ones the same for all layers. near: a trial's values, to vary: rates
-    and penalties by a factor of two or so, momenta by a tenth or so, and never out of the ranges.
+    Odd numbers draw each layer's own values, even ones the same for all layers; the same number draws the same values.
+    near: a trial's values, to vary: rates and penalties by a factor of two or so, momenta by a tenth or so, and never
+    out of the ranges.
     """
     rng, values = random.Random(number), {}
     for name, (low, high) in RANGES.items():
-        shared = rng.random()
-        for layer in LAYERS[size]:
-            key, share = f"{name}_{layer}", shared if number % 2 == 0 else rng.random()
-            if name == "mu":
-                value = low + share * (high - low) if near is None else near[key] + rng.gauss(0, 0.1)
-            elif near is None:
-                value = math.exp(math.log(low) + share * math.log(high / low))
+        shared, drawn = rng.random(), []
+        for layer in range(N_LAYERS[size]):
+            share = shared if number % 2 == 0 else rng.random()
+            before = float(near[name].split(",")[layer]) if near else None
+            if name == "momenta":
+                value = before + rng.gauss(0, 0.1) if near else low + share * (high - low)
             else:
-                value = near[key] * math.exp(rng.gauss(0, 0.7))
-            values[key] = float(f"{min(high, max(low, value)):.3g}")
+                value = before * math.exp(rng.gauss(0, 0.7)) if near else low * (high / low) ** share
+            drawn.append(f"{min(high, max(low, value)):.3g}")
+        values[name] = ",".join(drawn)
     return values
 
 
 def score(number, steps, values, options):
     """Train with the values of one trial for some steps; return the row of the table."""
     torch.set_num_threads(1)
-    lists = {
-        field: ",".join(str(values[f"{name}_{layer}"]) for layer in LAYERS[options["size"]])
-        for name, field in FIELDS.items()
-    }
-    config = koch.settle(koch.Config(recipe="paper", steps=steps, seed=number, **options, **lists))
+    config = koch.settle(koch.Config(recipe="paper", steps=steps, seed=number, **options, **values))
     drawings, _ = koch.load_data(config)
-    training, validation, _ = koch.split(drawings._replace(images=drawings.images.to(config.device)))
+    training, validation, _ = (koch.to_device(part, config.device) for part in koch.split(drawings))
     training, watched = koch.only_drawers(training, "training"), koch.only_drawers(validation, "validation")
     trials = koch.one_shot_trials(watched, None, N_TRIALS, torch.Generator().manual_seed(koch.TRIALS_SEED))
     pairs, run, loss = koch.training_pairs(training, config), koch.Run(config), 0.0
@@ -72,35 +71,34 @@ def score(number, steps, values, options):
     return {"trial": number, "steps": steps, "validation": accuracy, "loss": loss / (1 - 0.98**steps)} | values
 
 
+def read_rows(path, steps):
+    """Return the rows of a CSV that have so many steps, the best first."""
+    rows = [row for row in csv.DictReader(path.open()) if int(row["steps"]) == steps] if path.exists() else []
+    return sorted(rows, key=lambda row: -float(row["validation"]))
+
+
 def search(path, n_trials, n_near, steps, workers, options):
     """Score random trials, then trials near the best one, all that the CSV does not have yet; return its rows."""
-    size = options["size"]
-    fields = ["trial", "steps", "validation", "loss", *draw(0, size)]
-
-    def rows():
-        found = csv.DictReader(path.open()) if path.exists() else ()
-        found = [{name: float(value) for name, value in row.items()} for row in found]
-        return sorted((row for row in found if row["steps"] == steps), key=lambda row: -row["validation"])
 
     def run(numbers, near=None):
-        done = {row["trial"] for row in rows()}
+        done = {int(row["trial"]) for row in read_rows(path, steps)}
         wanted = [number for number in numbers if number not in done]
         with concurrent.futures.ProcessPoolExecutor(workers) as pool:
-            futures = [pool.submit(score, number, steps, draw(number, size, near), options) for number in wanted]
-            for future in concurrent.futures.as_completed(futures):
+            drawn = ((number, steps, draw(number, options["size"], near), options) for number in wanted)
+            for future in concurrent.futures.as_completed([pool.submit(score, *arguments) for arguments in drawn]):
                 row, new = future.result(), not path.exists()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", newline="") as file:
-                    writer = csv.DictWriter(file, fields)
+                    writer = csv.DictWriter(file, FIELDS)
                     if new:
                         writer.writeheader()
                     writer.writerow(row)
                 print(f"trial {row['trial']}: validation {100 * row['validation']:.1f} %", flush=True)
 
     run(range(n_trials))
-    best = next(row for row in rows() if row["trial"] < n_trials)
+    best = next(row for row in read_rows(path, steps) if int(row["trial"]) < n_trials)
     run(range(n_trials, n_trials + n_near), best)
-    return rows()
+    return read_rows(path, steps)
 
 
 def main():
@@ -117,23 +115,19 @@ def main():
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
     parser.add_argument("--momentum-epochs", type=int, default=2, help="of four (default: %(default)s)")
     options = vars(parser.parse_args())
-
-    def run():
-        path, size = options.pop("results"), options["size"]
-        ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)
-        print("\nrank, trial, validation, eta_j | mu_j | lambda_j, from the first layer to the join")
-        for place, row in enumerate(ranked, 1):
-            lists = (",".join(f"{row[f'{name}_{layer}']:g}" for layer in LAYERS[size]) for name in FIELDS)
-            print(f"{place:>3} {row['trial']:>4.0f} {100 * row['validation']:6.1f} %  {' | '.join(lists)}")
-        from tutorials import pictures
-
-        names = [f"{name}_{layer}" for name in FIELDS for layer in LAYERS[size]]
-        pictures.draw_search(ranked, names, path.with_suffix(".png"))
-        print(f"\n{path}, {path.with_suffix('.png')}")
-        return 0
-
-    return guarded("search.py", run)
+    path = options.pop("results")
+    ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)
+    print("\nrank, trial, validation, eta_j | mu_j | lambda_j, from the first layer to the join")
+    drawn = []
+    for place, row in enumerate(ranked, 1):
+        percent, values = 100 * float(row["validation"]), [row[name] for name in RANGES]
+        print(f"{place:>3} {row['trial']:>4} {percent:6.1f} %  {' | '.join(values)}")
+        drawn.append((percent, [float(word) for word in ",".join(values).split(",")]))
+    layers = [f"layer {i + 1}" for i in range(N_LAYERS[options["size"]] - 1)] + ["join"]
+    names = [f"{name}, {layer}" for name in ("eta", "mu", "lambda") for layer in layers]
+    pictures.draw_search(*zip(*drawn), names, path.with_suffix(".png"))
+    print(f"\n{path}, {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("search.py", main))

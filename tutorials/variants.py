@@ -1,5 +1,6 @@
 """What do other losses and optimisers give? python tutorials/variants.py --loss contrastive --optimizer adamw"""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ LOSSES = {"softmax": koch.softmax_loss, "bce": cross_entropy, "contrastive": con
 
 
 def train(config, training, loss, optimizer, rate, lr_step):
-    """Train config.steps steps and return the net; lr_step: steps after which the rate falls to a tenth, 0: a cosine."""
+    """Train for config.steps steps; return the net. lr_step: steps between falls to a tenth, 0: along a cosine."""
     run = koch.Run(config)
     if optimizer != "muon":
         kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
@@ -50,10 +51,10 @@ def train(config, training, loss, optimizer, rate, lr_step):
         run.net.zero_grad()
         value.backward()
         koch.set_rates(run.optimizers, step, config)
-        for used in run.optimizers:
+        for chosen in run.optimizers:
             if lr_step:
-                used.param_groups[0]["lr"] = used.param_groups[0]["highest"] * 0.1 ** (step // lr_step)
-            used.step()
+                chosen.param_groups[0]["lr"] = chosen.param_groups[0]["highest"] * 0.1 ** (step // lr_step)
+            chosen.step()
         if step % max(1, config.steps // 10) == 0:
             print(f"step {step}, loss {value.item():.3f}", flush=True)
     return run.net.eval()
@@ -68,18 +69,14 @@ def main():
     koch.add_options(parser, "data", "data_dir", "ink", "steps", "seed", "turns", "distortion")
     options = vars(parser.parse_args())
     how = {name: options.pop(name) for name in ("loss", "optimizer", "rate", "lr_step")}
-
-    def run():
-        config = koch.settle(koch.Config(**{"steps": 300, "size": 35, "device": "cpu"} | options))
-        drawings, data = koch.load_data(config)
-        training, validation, test = koch.split(drawings)
-        net = train(config, training, **how)
-        net.config, net.calibration = config, koch.calibrate(net, validation)
-        koch.evaluate(net, test, koch.dataclasses.replace(config, data=data))
-        return 0
-
-    return guarded("variants.py", run)
+    config = koch.settle(koch.Config(**{"steps": 300, "size": 35, "device": "cpu"} | options))
+    drawings, data = koch.load_data(config)
+    config = dataclasses.replace(config, data=data)
+    training, validation, test = koch.split(drawings)
+    net = train(config, training, **how)
+    net.config, net.calibration = config, koch.calibrate(net, validation)
+    koch.evaluate(net, test, config)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("variants.py", main))

@@ -33,7 +33,6 @@ def main():
     path = RUNS / "verification.png"
     pictures.draw_verification(logits.numpy(), pairs.same.numpy(), threshold, curve, kinds[0] + kinds[1], path)
     print(f"area under the ROC curve {curve[2]:.4f}, equal error rate {100 * curve[3]:.2f} %; picture: {path}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """The cases of every task: what must hold, the question that shows it, and its inputs, drawn from a seed."""
 
+import functools
 import math
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
+import koch
 from reference_numpy import data, network
 from tutorials.assignment.tasks import TASKS, TINY, Case, Seed, add_tiny_net, reference, wrong
 
@@ -27,53 +31,46 @@ def make_cases(seed=0):
     return {task.number: [case for case in cases if case.task == task.number] for task in TASKS[:12]}
 
 
+def shared_cases(task, name, inputs, question="both_ways"):
+    """Yield what holds for every layer; inputs: (dtype) -> ("layers.NAME", dout, *arguments), drawn anew each time."""
+    yield Case(task, f"{name}: float32 stays float32", question, inputs(np.float32))
+    (layer, dout1, *arguments1), (_, dout2, *arguments2) = inputs(np.float64), inputs(np.float64)
+    sentence = f"{name}: two calls, then two backwards: each has its own gradients"
+    yield Case(task, sentence, "twice", (layer, dout1, tuple(arguments1), dout2, tuple(arguments2)))
+    yield Case(task, f"{name}: inputs and dout are left as they are", "left_alone", inputs(np.float64))
+
+
 def linear_cases(draw):
     def inputs(n, d, m, dtype=np.float64):
-        return signed(draw, n, m, dtype=dtype), *(signed(draw, *s, dtype=dtype) for s in ((n, d), (m, d), (m,)))
+        return "layers.linear", *(signed(draw, *shape, dtype=dtype) for shape in ((n, m), (n, d), (m, d), (m,)))
 
-    names = "out", "dx", "dw", "db"
     hand = np.array([[1.0, 2.0]]), np.array([[1.0, 0.0], [3.0, -1.0], [0.5, 0.5]]), np.array([0.0, 1.0, 2.0])
-    yield Case("1", "a product by hand: x = (1, 2)", "forwards", ("layers.linear", *hand), names=("out",))
+    yield Case("1", "a product by hand: x = (1, 2)", "forwards", ("layers.linear", *hand))
     for n, d, m in ((5, 3, 4), (1, 6, 2), (7, 1, 1)):
-        sentence = f"{n} images, {d} numbers to {m}: out, dx, dw and db"
-        yield Case("1", sentence, "both_ways", ("layers.linear", *inputs(n, d, m)), names=names)
-    yield Case("1", "float32 stays float32", "both_ways", ("layers.linear", *inputs(4, 3, 2, np.float32)), names=names)
-    (dout1, *one), (dout2, *two) = inputs(3, 4, 2), inputs(3, 4, 2)
-    arguments = "layers.linear", dout1, tuple(one), dout2, tuple(two)
-    yield Case("1", "two calls, then two backwards: each has its own gradients", "twice", arguments)
-    yield Case("1", "inputs and dout are left as they are", "left_alone", ("layers.linear", *inputs(3, 4, 2)))
-    timed = "layers.linear", *inputs(64, 1024, 512)
-    yield Case("1", "64 images, 1024 numbers to 512", "both_ways", timed, timed=True, names=names)
+        yield Case("1", f"{n} images, {d} numbers to {m}: out, dx, dw and db", "both_ways", inputs(n, d, m))
+    yield from shared_cases("1", "linear", lambda dtype: inputs(4, 3, 2, dtype))
+    yield Case("1", "64 images, 1024 numbers to 512", "both_ways", inputs(64, 1024, 512), timed=True)
 
 
 def elementwise_cases(draw):
     for name in ("relu", "sigmoid"):
         yield from one_input_cases("2", name, draw, (3, 2, 5, 4))
     x = np.array([0.0, -0.0, 1e-30, -1e-30, 2.0, -2.0])
-    arguments = "layers.relu", np.ones(6), x
-    yield Case("2", "relu: the slope at 0 is 0", "both_ways", arguments, names=("out", "dx"))
-    x = np.array([800.0, -800.0, 40.0, -40.0, 0.0])
-    arguments = "layers.sigmoid", np.ones(5), x
-    sentence = "sigmoid: no overflow and no warning at -800 and 800"
-    yield Case("2", sentence, "quietly", arguments, names=("out", "dx"))
+    yield Case("2", "relu: the slope at 0 is 0", "both_ways", ("layers.relu", np.ones(6), x))
+    arguments = "layers.sigmoid", np.ones(5), np.array([800.0, -800.0, 40.0, -40.0, 0.0])
+    yield Case("2", "sigmoid: no overflow and no warning at -800 and 800", "both_ways", arguments)
     arguments = "layers.sigmoid", np.ones((64, 4096)), signed(draw, 64, 4096)
-    yield Case("2", "sigmoid of 64 x 4096", "both_ways", arguments, timed=True, names=("out", "dx"))
+    yield Case("2", "sigmoid of 64 x 4096", "both_ways", arguments, timed=True)
 
 
 def one_input_cases(task, name, draw, shape, out_shape=None):
-    """Return what holds for every layer of one input."""
-    out_shape = out_shape or shape
+    """Yield what holds for every layer of one input."""
 
     def inputs(dtype=np.float64):
-        return f"layers.{name}", signed(draw, *out_shape, dtype=dtype), signed(draw, *shape, dtype=dtype)
+        return f"layers.{name}", signed(draw, *(out_shape or shape), dtype=dtype), signed(draw, *shape, dtype=dtype)
 
-    names = "out", "dx"
-    yield Case(task, f"{name}: out and dx of {shape}", "both_ways", inputs(), names=names)
-    yield Case(task, f"{name}: float32 stays float32", "both_ways", inputs(np.float32), names=names)
-    (layer, dout1, x1), (_, dout2, x2) = inputs(), inputs()
-    sentence = f"{name}: two calls, then two backwards: each has its own gradient"
-    yield Case(task, sentence, "twice", (layer, dout1, (x1,), dout2, (x2,)))
-    yield Case(task, f"{name}: inputs and dout are left as they are", "left_alone", inputs())
+    yield Case(task, f"{name}: out and dx of {shape}", "both_ways", inputs())
+    yield from shared_cases(task, name, inputs)
 
 
 SHAPES = (  # N, C, H, W, F, KH, KW
@@ -84,6 +81,7 @@ SHAPES = (  # N, C, H, W, F, KH, KW
     ("filters as large as the image", (2, 3, 4, 5, 2, 4, 5)),
     ("filters of one pixel", (2, 3, 4, 5, 2, 1, 1)),
 )
+MEDIUM = "4 images, 8 to 8 channels, 20x20", (4, 8, 20, 20, 8, 3, 3)
 
 
 def convolution_inputs(draw, shape, bias=True, dtype=np.float64):
@@ -93,17 +91,17 @@ def convolution_inputs(draw, shape, bias=True, dtype=np.float64):
 
 
 def convolution_cases(draw):
+    def inputs(shape, **how):
+        return "layers.conv2d", *convolution_inputs(draw, shape, **how)
+
     x, w = np.arange(9.0).reshape(1, 1, 3, 3), np.array([[[[1.0, 0.0], [0.0, -2.0]]]])
     sentence = "by hand, 3x3 pixels and a 2x2 filter, which is not flipped"
-    yield Case("3", sentence, "forwards", ("layers.conv2d", x, w), names=("out",))
-    for said, shape in SHAPES:
-        yield Case("3", said, "forwards", ("layers.conv2d", *convolution_inputs(draw, shape)), names=("out",))
-    arguments = "layers.conv2d", *convolution_inputs(draw, SHAPES[1][1], bias=False)
-    yield Case("3", "no bias", "forwards", arguments, names=("out",))
-    arguments = "layers.conv2d", *convolution_inputs(draw, SHAPES[2][1], dtype=np.float32)
-    yield Case("3", "float32 stays float32", "forwards", arguments, names=("out",))
-    arguments = "layers.conv2d", *convolution_inputs(draw, (4, 8, 20, 20, 8, 3, 3))
-    yield Case("3", "4 images, 8 to 8 channels, 20x20", "forwards", arguments, timed=True, names=("out",))
+    yield Case("3", sentence, "forwards", ("layers.conv2d", x, w))
+    for sentence, shape in SHAPES:
+        yield Case("3", sentence, "forwards", inputs(shape))
+    yield Case("3", "no bias", "forwards", inputs(SHAPES[1][1], bias=False))
+    yield Case("3", "float32 stays float32", "forwards", inputs(SHAPES[2][1], dtype=np.float32))
+    yield Case("3", MEDIUM[0], "forwards", inputs(MEDIUM[1]), timed=True)
 
 
 def slopes_of(draw, arguments):
@@ -113,62 +111,51 @@ def slopes_of(draw, arguments):
 
 
 def convolution_backward_cases(draw):
-    names = "dx", "dw", "db"
-
     def inputs(shape, **how):
         arguments = convolution_inputs(draw, shape, **how)
         return "layers.conv2d", slopes_of(draw, arguments), *arguments
 
-    for said, shape in SHAPES:
-        yield Case("4", f"{said}: dx, dw and db", "backwards", inputs(shape), names=names)
-    yield Case("4", "no bias: db is None", "backwards", inputs(SHAPES[1][1], bias=False), names=names)
-    yield Case("4", "float32 stays float32", "backwards", inputs(SHAPES[2][1], dtype=np.float32), names=names)
-    (layer, dout1, *one), (_, dout2, *two) = inputs(SHAPES[1][1]), inputs(SHAPES[1][1])
-    sentence = "two calls, then two backwards: each has its own gradients"
-    yield Case("4", sentence, "twice", (layer, dout1, tuple(one), dout2, tuple(two)))
-    yield Case("4", "inputs and dout are left as they are", "left_alone", inputs(SHAPES[3][1]))
-    sentence = "4 images, 8 to 8 channels, 20x20"
-    yield Case("4", sentence, "backwards", inputs((4, 8, 20, 20, 8, 3, 3)), timed=True, names=names)
+    for sentence, shape in SHAPES:
+        yield Case("4", f"{sentence}: dx, dw and db", "backwards", inputs(shape))
+    yield Case("4", "no bias: db is None", "backwards", inputs(SHAPES[1][1], bias=False))
+    yield from shared_cases("4", "conv2d", lambda dtype: inputs(SHAPES[3][1], dtype=dtype), "backwards")
+    yield Case("4", MEDIUM[0], "backwards", inputs(MEDIUM[1]), timed=True)
 
 
 def numba_cases(draw):
-    def three(shape, dtype=np.float64):
-        arguments = x, w, _ = convolution_inputs(draw, shape, dtype=dtype)
+    def three(shape):
+        arguments = x, w, _ = convolution_inputs(draw, shape)
         dout = slopes_of(draw, arguments)
-        return ("convolution.forward_numba", x, w), ("convolution.dx_numba", dout, w), ("convolution.dw_numba", dout, x)
+        return {"forward_numba": (x, w), "dx_numba": (dout, w), "dw_numba": (dout, x)}
 
-    for said, shape in SHAPES:
-        for arguments in three(shape):
-            name = arguments[0].partition(".")[2]
-            yield Case("5", f"{name}, {said}", "call", arguments, names=(name.partition("_")[0],))
-    for arguments in three((4, 6, 30, 30, 7, 5, 5)):
-        name = arguments[0].partition(".")[2]
+    for sentence, shape in SHAPES:
+        for name, arguments in three(shape).items():
+            yield Case("5", f"{name}, {sentence}", "call", (f"convolution.{name}", *arguments))
+    for name, arguments in three((4, 6, 30, 30, 7, 5, 5)).items():
         sentence = f"{name}: one thread and two give the same numbers"
-        yield Case("5", sentence, "threads", arguments, judge=lambda same: "" if same is True else "they differ")
+        judge = lambda same: "" if same is True else "they differ"  # noqa: E731
+        yield Case("5", sentence, "threads", (f"convolution.{name}", *arguments), judge)
     sentence = "8 images, 16 to 16 channels, 26x26, in the seconds that only compiled loops can keep to"
-    arguments = three((8, 16, 30, 30, 16, 5, 5))[0]
-    yield Case("5", sentence, "call", arguments, timed=True, names=("forward",))
+    arguments = three((8, 16, 30, 30, 16, 5, 5))["forward_numba"]
+    yield Case("5", sentence, "call", ("convolution.forward_numba", *arguments), timed=True)
 
 
 def pooling_cases(draw):
-    arguments = "layers.maxpool2x2", np.array([[[[1.0, 2.0]]]]), np.array([[[[1.0, 3, 2, 2], [5, 0, 2, 2]]]])
+    def case(sentence, dout, x, **how):
+        return Case("6", sentence, "both_ways", ("layers.maxpool2x2", dout, x), **how)
+
     sentence = "by hand: the gradient goes to the maximum, of equal ones to the first in row-major order"
-    yield Case("6", sentence, "both_ways", arguments, names=("out", "dx"))
+    yield case(sentence, np.array([[[[1.0, 2.0]]]]), np.array([[[[1.0, 3, 2, 2], [5, 0, 2, 2]]]]))
     yield from one_input_cases("6", "maxpool2x2", draw, (2, 3, 6, 4), (2, 3, 3, 2))
-    arguments = "layers.maxpool2x2", signed(draw, 2, 2, 2, 3), signed(draw, 2, 2, 5, 7)
-    yield Case("6", "odd sizes: the last line is lost", "both_ways", arguments, names=("out", "dx"))
-    arguments = "layers.maxpool2x2", signed(draw, 2, 1, 2, 2), -1 - draw.random((2, 1, 4, 4))
-    yield Case("6", "numbers that are all negative", "both_ways", arguments, names=("out", "dx"))
+    yield case("odd sizes: the last line is lost", signed(draw, 2, 2, 2, 3), signed(draw, 2, 2, 5, 7))
+    yield case("numbers that are all negative", signed(draw, 2, 1, 2, 2), -1 - draw.random((2, 1, 4, 4)))
     drawing = (draw.random((2, 1, 12, 12)) < 0.4).astype(float)
-    arguments = "layers.maxpool2x2", signed(draw, 2, 1, 6, 6), drawing
-    yield Case("6", "a drawing, with ties everywhere", "both_ways", arguments, names=("out", "dx"))
-    arguments = "layers.maxpool2x2", signed(draw, 32, 32, 16, 16), signed(draw, 32, 32, 32, 32)
-    yield Case("6", "32 images, 32 channels, 32x32", "both_ways", arguments, timed=True, names=("out", "dx"))
+    yield case("a drawing, with ties everywhere", signed(draw, 2, 1, 6, 6), drawing)
+    large = signed(draw, 32, 32, 16, 16), signed(draw, 32, 32, 32, 32)
+    yield case("32 images, 32 channels, 32x32", *large, timed=True)
 
 
 def join_and_loss_cases(draw):
-    names = "logits", "dh1", "dh2", "dalpha", "dbias"
-
     def inputs(shape1, shape2, dtype=np.float64):
         out = np.broadcast_shapes(shape1, shape2)[:-1]
         shapes = out, shape1, shape2, (1, shape1[-1]), (1,)
@@ -176,31 +163,25 @@ def join_and_loss_cases(draw):
 
     h1, h2 = np.array([[1.0, 2.0, 3.0]]), np.array([[0.0, 2.0, 5.0]])
     hand = "layers.l1_join", np.ones(1), h1, h2, np.array([[-1.0, 4.0, 0.5]]), np.array([2.0])
-    yield Case("7", "the join by hand: |h1 - h2| = (1, 0, 2)", "both_ways", hand, names=names)
-    yield Case("7", "the join of 5 pairs of 4 features", "both_ways", inputs((5, 4), (5, 4)), names=names)
+    yield Case("7", "the join by hand: |h1 - h2| = (1, 0, 2)", "both_ways", hand)
+    yield Case("7", "the join of 5 pairs of 4 features", "both_ways", inputs((5, 4), (5, 4)))
     sentence = "the join of all pairs of 3 and 3: leading axes broadcast"
-    yield Case("7", sentence, "both_ways", inputs((2, 3, 1, 4), (2, 1, 3, 4)), names=names)
+    yield Case("7", sentence, "both_ways", inputs((2, 3, 1, 4), (2, 1, 3, 4)))
     h = signed(draw, 3, 4)
     equal = "layers.l1_join", signed(draw, 3), h, h, signed(draw, 1, 4), signed(draw, 1)
-    sentence = "equal features: the logit is the bias, the slope of |.| at 0 is 0"
-    yield Case("7", sentence, "both_ways", equal, names=names)
-    sentence = "the join: float32 stays float32"
-    yield Case("7", sentence, "both_ways", inputs((5, 4), (5, 4), np.float32), names=names)
-    (layer, dout1, *one), (_, dout2, *two) = inputs((3, 4), (3, 4)), inputs((3, 4), (3, 4))
-    sentence = "the join: two calls, then two backwards: each has its own gradients"
-    yield Case("7", sentence, "twice", (layer, dout1, tuple(one), dout2, tuple(two)))
-    yield Case("7", "the join leaves its inputs as they are", "left_alone", inputs((3, 4), (3, 4)))
-    names, same = ("loss", "dlogits"), np.array([1, 0, 0, 1, 1])
-    hand = "layers.bce_with_logits", 1.0, np.array([0.0, 0.0]), np.array([1, 0])
-    yield Case("7", "the loss of two pairs at logit 0 is log 2", "both_ways", hand, names=names)
-    arguments = "layers.bce_with_logits", 2.5, signed(draw, 5), same
-    yield Case("7", "the mean loss of 5 pairs, weighed by dout", "both_ways", arguments, names=names)
-    arguments = "layers.bce_with_logits", 1.0, signed(draw, 5), same.astype(bool)
-    yield Case("7", "labels may be True and False", "both_ways", arguments, names=names)
-    arguments = "layers.bce_with_logits", 1.0, np.array([500.0, -500, 500, -500, 40]), same
-    yield Case("7", "logits of 500: no overflow, and no slope is lost", "quietly", arguments, names=names)
-    timed = inputs((512, 1024), (512, 1024))
-    yield Case("7", "the join of 512 pairs of 1024 features", "both_ways", timed, timed=True)
+    yield Case("7", "equal features: the logit is the bias, the slope of |.| at 0 is 0", "both_ways", equal)
+    yield from shared_cases("7", "the join", lambda dtype: inputs((5, 4), (5, 4), dtype))
+
+    def loss(sentence, dout, logits, same):
+        return Case("7", sentence, "both_ways", ("layers.bce_with_logits", dout, logits, same))
+
+    same = np.array([1, 0, 0, 1, 1])
+    yield loss("the loss of two pairs at logit 0 is log 2", 1.0, np.array([0.0, 0.0]), np.array([1, 0]))
+    yield loss("the mean loss of 5 pairs, weighed by dout", 2.5, signed(draw, 5), same)
+    yield loss("labels may be True and False", 1.0, signed(draw, 5), same.astype(bool))
+    logits = np.array([500.0, -500, 500, -500, 40])
+    yield loss("logits of 500: no overflow, and no slope is lost", 1.0, logits, same)
+    yield Case("7", "the join of 512 pairs of 1024 features", "both_ways", inputs((512, 1024), (512, 1024)), timed=True)
 
 
 def net_cases(draw):
@@ -216,46 +197,39 @@ def net_cases(draw):
     def images(n, size, dtype=np.float64):
         return (draw.random((n, 1, size, size)) < 0.2).astype(dtype)
 
-    names, tiny = ("features", "gradients"), net(TINY)
-    for training in (False, True):
-        said = "in training" if training else "not in training"
+    tiny = net(TINY)
+    for training, when in ((False, "not in training"), (True, "in training")):
         arguments = tiny, images(4, TINY), signed(draw, 4, 32), training
-        sentence = f"a twin of 15x15 pixels, {said}: features and every gradient"
-        yield Case("8", sentence, "one_twin", arguments, names=names)
-    names = "logits", "gradients"
-    for training in (False, True):
-        said = "in training" if training else "not in training"
+        yield Case("8", f"a twin of 15x15 pixels, {when}: features and every gradient", "one_twin", arguments)
+    for training, when in ((False, "not in training"), (True, "in training")):
         arguments = tiny, images(4, TINY), images(4, TINY), signed(draw, 4), training
-        sentence = f"the net of 15x15 pixels, {said}: the gradients of both twins add"
-        yield Case("8", sentence, "twins", arguments, names=names)
+        yield Case("8", f"the net of 15x15 pixels, {when}: the gradients of both twins add", "twins", arguments)
     arguments = net(TINY, np.float32), images(4, TINY, np.float32), images(4, TINY, np.float32)
-    arguments += signed(draw, 4, dtype=np.float32), True
-    yield Case("8", "float32 stays float32", "twins", arguments, names=names)
+    yield Case("8", "float32 stays float32", "twins", (*arguments, signed(draw, 4, dtype=np.float32), True))
     same = images(3, TINY)
-    sentence = "an image with itself has the join's bias as its logit"
-    yield Case("8", sentence, "logits_of", (tiny, same, same), names=("logits",))
+    yield Case("8", "an image with itself has the join's bias as its logit", "logits_of", (tiny, same, same))
     arguments = net(35), images(2, 35), images(2, 35), signed(draw, 2), True
-    yield Case("8", "the reduced net, 35x35 pixels", "twins", arguments, timed=True, names=names)
+    yield Case("8", "the reduced net, 35x35 pixels", "twins", arguments, timed=True)
 
 
 def sgd_cases(draw):
-    names = "parameters", "velocity"
     w, b, g = np.array([[1.0, -2.0]]), np.array([0.5]), np.array([[0.5, 1.0]])
     parameters, gradients = {"twin.0.weight": w, "twin.0.bias": b}, {"twin.0.weight": g, "twin.0.bias": b}
-    yield Case("9", "a step by hand: w - 0.1 g", "steps", (parameters, gradients, (0.1,)), names=names)
+    yield Case("9", "a step by hand: w - 0.1 g", "steps", (parameters, gradients, (0.1,)))
     shapes = {"twin.0.weight": (3, 2, 2, 2), "twin.0.bias": (3,), "twin.3.weight": (4, 5), "twin.3.bias": (4,)}
     shapes |= {"join.weight": (1, 4), "join.bias": (1,)}
     parameters, gradients = ({n: signed(draw, *s) + 0.1 for n, s in shapes.items()} for _ in range(2))
     parameters["twin.1.running_mean"] = signed(draw, 3)
-    many = (0.1, 0.9), (0.05, 0.9), (0.05, 0.5)
+
+    def case(sentence, *settings):
+        return Case("9", sentence, "steps", (parameters, gradients, *settings))
+
     sentence = "three steps with momentum: the velocity keeps the learning rate it was made with"
-    yield Case("9", sentence, "steps", (parameters, gradients, *many), names=names)
-    sentence = "the penalty 2 lambda w is on weights and on no bias"
-    yield Case("9", sentence, "steps", (parameters, gradients, (0.1, 0.0, 0.3)), names=names)
+    yield case(sentence, (0.1, 0.9), (0.05, 0.9), (0.05, 0.5))
+    yield case("the penalty 2 lambda w is on weights and on no bias", (0.1, 0.0, 0.3))
     shares = {"twin.0": 1.0, "twin.3": 0.5, "join": 0.1}
-    layered = [{layer: share * scale for layer, share in shares.items()} for scale in (0.1, 0.9, 0.2)]
-    sentence = "a learning rate, momentum and penalty of its own for each layer"
-    yield Case("9", sentence, "steps", (parameters, gradients, tuple(layered), tuple(layered)), names=names)
+    layered = tuple({layer: share * scale for layer, share in shares.items()} for scale in (0.1, 0.9, 0.2))
+    yield case("a learning rate, momentum and penalty of its own for each layer", layered, layered)
     for epoch in (0, 1, 50):
         sentence = f"the learning rate at epoch {epoch}: 1 % less each epoch"
         yield Case("9", sentence, "call", ("learning.paper_learning_rate", epoch, 0.2))
@@ -389,9 +363,9 @@ def one_shot_cases(draw):
     yield case("the right answer is at a random place", places, 2000)
     yield case("any drawer may draw the support, and the test image", drawers, 2000)
     trials = data.one_shot_trials(some_drawings(draw, (30, 25), 4, 12), 20, 50, np.random.default_rng(5))
-    yield Case("11", "a constant logit answers nothing: -1", "answers", ("constant", trials), names=("answers",))
-    yield Case("11", "a logit that is not a number answers nothing: -1", "answers", ("nan", trials), names=("answers",))
-    yield Case("11", "50 trials, answered by pixels", "answers", ("pixels", trials), timed=True, names=("answers",))
+    yield Case("11", "a constant logit answers nothing: -1", "answers", ("constant", trials))
+    yield Case("11", "a logit that is not a number answers nothing: -1", "answers", ("nan", trials))
+    yield Case("11", "50 trials, answered by pixels", "answers", ("pixels", trials), timed=True)
 
 
 def training_cases(draw):
@@ -399,14 +373,11 @@ def training_cases(draw):
     x1, x2 = ((draw.random((6, 1, TINY, TINY)) < 0.3).astype(float) for _ in range(2))
     same = np.array([True, False, False, True, True, False])
     settings = x1, x2, same, 0.1, 0.9, 0.01
-    names = "parameters", "velocity", "loss"
     sentence = "pair_step: parameters, running statistics, velocity and loss of the first step"
-    yield Case("12", sentence, "call", ("pairs.pair_step", parameters, {}, *settings), names=names)
+    yield Case("12", sentence, "call", ("pairs.pair_step", parameters, {}, *settings))
     new, velocity, _ = reference("pairs.pair_step")(parameters, {}, *settings)
     sentence = "pair_step: the second step goes on with the velocity"
-    yield Case("12", sentence, "call", ("pairs.pair_step", new, velocity, *settings), names=names)
-    import koch
-
+    yield Case("12", sentence, "call", ("pairs.pair_step", new, velocity, *settings))
     invented = koch.invent_alphabets(0, 8)
     images, alphabet, names = invented.images.numpy(), invented.alphabet.numpy(), invented.names
     small = data.to_input(images.reshape(-1, 105, 105), TINY).reshape(*images.shape[:2], TINY, TINY)
@@ -430,43 +401,39 @@ def training_cases(draw):
 
 
 def make_variant_cases(seed=0):
-    """Draw the cases of the open variants, {"A": [Case, ...], ...}; torch, which takes a second to import, judges."""
-    draw = np.random.default_rng([seed, 1])
-    cases = {}
-    for number, layer, inputs, by_torch in (
-        ("A", "conv2d_stride2", stride_inputs, torch_stride2), ("B", "avgpool2x2", average_inputs, torch_average),
-        ("C", "cosine_join", cosine_inputs, torch_cosine), ("D", "triplet_loss", triplet_inputs, torch_triplet),
-    ):  # fmt: skip
+    """Draw the cases of the open variants, which torch judges: {"A": [Case, ...], ...}."""
+    draw, cases = np.random.default_rng([seed, 1]), {}
+    for number, (layer, inputs, by_torch, n_gradients) in VARIANTS.items():
         cases[number] = []
-        for sentence, arguments, n_gradients in inputs(draw):
+        for sentence, arguments in inputs(draw):
             wanted, dout = torch_answer(by_torch, arguments, n_gradients, draw)
-            judge = lambda answer, wanted=wanted: judge_variant(answer, wanted)  # noqa: E731
-            cases[number].append(Case(number, sentence, "both_ways", (f"variants.{layer}", dout, *arguments), judge))
+            judge = functools.partial(judge_variant, wanted)
+            cases[number].append(Case(number, sentence, "both_ways", (layer, dout, *arguments), judge))
+        (_, first), (_, second) = (next(inputs(draw)) for _ in range(2))
+        (wanted1, dout1), (wanted2, dout2) = (torch_answer(by_torch, a, n_gradients, draw) for a in (first, second))
+        judge = functools.partial(judge_twice, (wanted1[1:], wanted2[1:]))
         sentence = "two calls, then two backwards: each has its own gradients"
-        one, two = (next(iter(inputs(draw))) for _ in range(2))
-        (wanted1, dout1), (wanted2, dout2) = (torch_answer(by_torch, a, n, draw) for _, a, n in (one, two))
-        wanted = wanted1[1:], wanted2[1:]
-
-        def judge(answer, wanted=wanted):
-            answer = [part if isinstance(part, (tuple, list)) else (part,) for part in answer]
-            return next(filter(None, map(judge_variant, answer, wanted)), "")
-
-        arguments = f"variants.{layer}", dout1, one[1], dout2, two[1]
-        cases[number].append(Case(number, sentence, "twice", arguments, judge))
+        cases[number].append(Case(number, sentence, "twice", (layer, dout1, first, dout2, second), judge))
         cases[number][0] = cases[number][0]._replace(timed=True)
     return cases
 
 
-def judge_variant(answer, wanted):
-    return next(filter(None, (wrong(a, w, f"result {i + 1}") for i, (a, w) in enumerate(zip(answer, wanted)))), "") or (
-        "" if len(answer) == len(wanted) else f"{len(answer)} results where {len(wanted)} are wanted"
-    )
+def judge_variant(wanted, answer):
+    """Return "" if out and gradients are what torch has, else what is wrong."""
+    if len(answer) != len(wanted):
+        return f"{len(answer)} results where {len(wanted)} are wanted"
+    names = (f"result {i + 1}" for i in range(len(wanted)))
+    return next(filter(None, map(wrong, answer, wanted, names)), "")
+
+
+def judge_twice(wanted, answer):
+    """Return "" if the gradients of both calls are what torch has, else what is wrong."""
+    gradients = [part if isinstance(part, (tuple, list)) else (part,) for part in answer]
+    return next(filter(None, map(judge_variant, wanted, gradients)), "")
 
 
 def torch_answer(function, arguments, n_gradients, draw):
     """Return out and its gradients by the first arguments, as torch has them, and the dout they are for."""
-    import torch
-
     tensors = [torch.from_numpy(a.copy()) if isinstance(a, np.ndarray) else a for a in arguments]
     for tensor in tensors[:n_gradients]:
         tensor.requires_grad_()
@@ -478,32 +445,19 @@ def torch_answer(function, arguments, n_gradients, draw):
 
 
 def stride_inputs(draw):
-    for said, shape in (("even and odd sizes", (2, 3, 8, 7, 4, 3, 2)), ("one image", (1, 1, 5, 5, 1, 2, 2)),
-                        ("a last line that no filter reaches", (2, 2, 6, 9, 3, 3, 4))):  # fmt: skip
-        yield said, convolution_inputs(draw, shape), 3
-
-
-def torch_stride2(x, w, b):
-    import torch.nn.functional as F
-
-    return F.conv2d(x, w, b, stride=2)
+    yield "even and odd sizes", convolution_inputs(draw, (2, 3, 8, 7, 4, 3, 2))
+    yield "one image", convolution_inputs(draw, (1, 1, 5, 5, 1, 2, 2))
+    yield "a last line that no filter reaches", convolution_inputs(draw, (2, 2, 6, 9, 3, 3, 4))
 
 
 def average_inputs(draw):
-    for said, shape in (("even sizes", (2, 3, 6, 4)), ("odd sizes: the last line is lost", (1, 2, 5, 7))):
-        yield said, (signed(draw, *shape),), 1
-
-
-def torch_average(x):
-    import torch.nn.functional as F
-
-    return F.avg_pool2d(x, 2)
+    yield "even sizes", (signed(draw, 2, 3, 6, 4),)
+    yield "odd sizes: the last line is lost", (signed(draw, 1, 2, 5, 7),)
 
 
 def cosine_inputs(draw):
-    for said, n, d in (("5 pairs of 4 features", 5, 4), ("one pair", 1, 6)):
-        arguments = draw.standard_normal((n, d)), draw.standard_normal((n, d)), np.array([2.5]), np.array([-0.5])
-        yield said, arguments, 4
+    for sentence, shape in (("5 pairs of 4 features", (5, 4)), ("one pair", (1, 6))):
+        yield sentence, (draw.standard_normal(shape), draw.standard_normal(shape), np.array([2.5]), np.array([-0.5]))
 
 
 def torch_cosine(h1, h2, scale, bias):
@@ -512,12 +466,20 @@ def torch_cosine(h1, h2, scale, bias):
 
 
 def triplet_inputs(draw):
-    for said, n, spread in (("6 triplets", 6, 1.0), ("triplets that cost nothing have no slope", 5, 0.01)):
+    for sentence, n, spread in (("6 triplets", 6, 1.0), ("triplets that cost nothing have no slope", 5, 0.01)):
         anchor = draw.standard_normal((n, 3))
         positive, negative = anchor + spread * draw.standard_normal((n, 3)), anchor + draw.standard_normal((n, 3)) + 1
-        yield said, (anchor, positive, negative, 0.2), 3
+        yield sentence, (anchor, positive, negative, 0.2)
 
 
 def torch_triplet(anchor, positive, negative, margin):
     near, far = ((anchor - other).square().sum(1) for other in (positive, negative))
     return (near - far + margin).clamp_min(0).mean()
+
+
+VARIANTS = {  # task: layer, inputs, what torch computes of them, and how many of them have a gradient
+    "A": ("variants.conv2d_stride2", stride_inputs, functools.partial(F.conv2d, stride=2), 3),
+    "B": ("variants.avgpool2x2", average_inputs, functools.partial(F.avg_pool2d, kernel_size=2), 1),
+    "C": ("variants.cosine_join", cosine_inputs, torch_cosine, 4),
+    "D": ("variants.triplet_loss", triplet_inputs, torch_triplet, 3),
+}

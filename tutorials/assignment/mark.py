@@ -27,9 +27,8 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the reference answers in this
 import numpy as np  # noqa: E402
 
 from reference_numpy.data import UserError  # noqa: E402
-from tutorials import common  # noqa: E402
-from tutorials.common import RUNS  # noqa: E402
-from tutorials.assignment import cases, tasks  # noqa: E402
+from tutorials import common, pictures  # noqa: E402
+from tutorials.assignment import cases, score, tasks  # noqa: E402
 from tutorials.assignment.sandbox import Failure, Sandbox  # noqa: E402
 from tutorials.assignment.tasks import TASKS  # noqa: E402
 
@@ -37,21 +36,25 @@ MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolu
 AT_ONCE = max(1, min(8, os.cpu_count() or 1))  # submissions
 LARGEST = 1 << 30  # bytes of a file that is copied
 COMPULSORY, VARIANTS = ([task for task in TASKS if task.number.isdigit() == is_so] for is_so in (True, False))
+TOTAL = sum(task.points for task in COMPULSORY)
 
 
 class Mark(NamedTuple):
     """Hold a submission's mark for a task.
 
     points: 0..the task's; passed, n: cases; failures: (sentence, what is wrong) of each case that failed
-    speed: the reference's seconds over the submission's for the timed case, None where it failed
+    seconds: of the timed case, None where it failed; speed: the reference's seconds over these
     """
 
     points: float
     passed: int
     n: int
     failures: tuple
-    speed: float | None
+    seconds: float | None = None
+    speed: float | None = None
 
+
+NO_MARK = Mark("", 0, 0, ())  # of an open variant that was not handed in
 
 # Marking --------------------------------------------------------------------------------------------------------------
 
@@ -62,9 +65,9 @@ def prepare(seed):
     return {n: [(c, None if c.judge else tasks.ask(tasks.reference, c)) for c in some] for n, some in drawn.items()}
 
 
-def mark_task(sandbox, task, asked, reference_seconds=None):
+def mark_task(sandbox, task, asked):
     """Put a task's cases to a submission; return its Mark. When it hangs or dies, the task's other cases are lost."""
-    passed, failures, seconds, lost = 0, [], [], ""
+    passed, failures, seconds, lost = 0, [], None, ""
     for case, wanted in asked:
         try:
             if lost:
@@ -72,7 +75,7 @@ def mark_task(sandbox, task, asked, reference_seconds=None):
             answer, took = sandbox.ask(case)
             said = tasks.verdict(case, answer, wanted)
             if case.timed and not said:
-                seconds = [took] + [sandbox.ask(case)[1] for _ in range(2)] if took < 1 else [took]
+                seconds = min(took, *(sandbox.ask(case)[1] for _ in range(2))) if took < 1 else took
         except Failure as failure:
             said = str(failure)
             lost = f"not asked any more: {said}" if failure.lost else lost
@@ -80,24 +83,25 @@ def mark_task(sandbox, task, asked, reference_seconds=None):
         if said:
             failures.append((case.sentence, said))
     points = int(10 * task.points * passed / len(asked)) / 10
-    speed = (reference_seconds or min(seconds)) / min(seconds) if seconds else None
-    return Mark(points, passed, len(asked), tuple(failures), speed), min(seconds, default=None)
+    return Mark(points, passed, len(asked), tuple(failures), seconds)
 
 
 def mark(folder, prepared, hidden=(), reference=None, seconds=10):
-    """Mark a submission. Returns {task number: Mark} and {task number: seconds of the timed case}.
+    """Mark a submission. Returns {task number: Mark}.
 
     folder: a copy that its code may change; prepared: from prepare; hidden: as in Sandbox; seconds: for an answer
-    reference: {task number: the reference's seconds}; None when this is the reference
+    reference: the reference's marks; None when this is the reference
     """
-    marks, took = {}, {}
+    marks = {}
     with Sandbox(folder, hidden, seconds, own_work=reference is not None) as sandbox:
         for task in (task for task in TASKS if task.number in prepared):
             if task in VARIANTS and not written(folder, task):
                 continue
-            known = (reference or {}).get(task.number)
-            marks[task.number], took[task.number] = mark_task(sandbox, task, prepared[task.number], known)
-    return marks, took
+            found = mark_task(sandbox, task, prepared[task.number])
+            if found.seconds:  # an open variant is as fast as itself
+                found = found._replace(speed=(reference or {}).get(task.number, found).seconds / found.seconds)
+            marks[task.number] = found
+    return marks
 
 
 def written(folder, task):
@@ -108,14 +112,14 @@ def written(folder, task):
 
 
 def mark_reference(prepared, folder):
-    """Mark reference_numpy itself, which also leaves its compiled loops for the others. Returns as mark does."""
+    """Mark reference_numpy itself, which also leaves its compiled loops for the others. Returns {task number: Mark}."""
     for module in MODULES[:-1]:
         (folder / f"{module}.py").write_text(f"from reference_numpy.{module} import *\n")
-    marks, took = mark(folder, {n: some for n, some in prepared.items() if n.isdigit()}, seconds=120)
-    for number, each in marks.items():
-        if each.failures:
-            raise UserError(f"the reference itself fails in task {number}: {': '.join(each.failures[0])}")
-    return marks, took
+    marks = mark(folder, prepared, seconds=120)
+    for number, found in marks.items():
+        if found.failures:
+            raise UserError(f"the reference itself fails in task {number}: {': '.join(found.failures[0])}")
+    return marks
 
 
 def find_submissions(folder):
@@ -182,7 +186,7 @@ def print_table(rows):
     columns = [task for task in TASKS if any(task.number in marks for marks in rows.values())]
     width = max(10, *(len(name) for name in rows))
     print(f"\n{'':{width}} points  speed " + "".join(f"{task.number:>5}" for task in columns))
-    print(f"{'of':>{width}} {total_points(COMPULSORY):>6}        " + "".join(f"{task.points:>5}" for task in columns))
+    print(f"{'of':>{width}} {TOTAL:>6}        " + "".join(f"{task.points:>5}" for task in columns))
     for name, marks in rows.items():
         speed = mean_speed(marks)
         cells = "".join(f"{marks[t.number].points:>5g}" if t.number in marks else "    -" for t in columns)
@@ -190,15 +194,11 @@ def print_table(rows):
     print("\nspeed: the reference's time over the submission's, geometric mean of the tasks that are right")
 
 
-def total_points(some):
-    return sum(task.points for task in some)
-
-
 def feedback(name, marks):
     """Return what is said of one submission: each task with its points and what failed."""
     bonus = total(marks, VARIANTS)
     more = f", and {bonus:g} for open variants" if bonus else ""
-    lines = [f"{name}: {total(marks):g} of {total_points(COMPULSORY)} points{more}", ""]
+    lines = [f"{name}: {total(marks):g} of {TOTAL} points{more}", ""]
     for task in (task for task in TASKS if task.number in marks):
         mark = marks[task.number]
         speed = f", {mark.speed:.2f} times as fast as the reference" if mark.speed else ""
@@ -216,29 +216,25 @@ def feedback(name, marks):
 
 def write_marks(rows, folder):
     """Write marks.csv, marks.png and feedback/NAME.txt."""
-    from tutorials import pictures
-
     columns = [task for task in TASKS if any(task.number in marks for marks in rows.values())]
-    text = io.StringIO(newline="")
+    text, shares = io.StringIO(newline=""), {}
     writer = csv.writer(text)
     kinds = [f"task {t.number} {kind}" for kind in ("points", "speed", "first failure") for t in columns]
     writer.writerow(["student", "points", "variants", "speed", *kinds])
     for name, marks in rows.items():
-        found = [marks.get(task.number) for task in columns]
+        found = [marks.get(task.number, NO_MARK) for task in columns]
+        failures = [": ".join(mark.failures[0]) if mark.failures else "" for mark in found]
         line = [name, total(marks), total(marks, VARIANTS), rounded(mean_speed(marks))]
-        line += [mark.points if mark else "" for mark in found]
-        line += [rounded(mark.speed) if mark else "" for mark in found]
-        writer.writerow(line + [": ".join(mark.failures[0]) if mark and mark.failures else "" for mark in found])
-    common.write_whole(folder / "marks.csv", text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
-    for name, marks in rows.items():
+        writer.writerow([*line, *(mark.points for mark in found), *(rounded(mark.speed) for mark in found), *failures])
+        shares[name] = [mark.passed / mark.n if mark.n else np.nan for mark in found]
         common.write_whole(folder / "feedback" / f"{name}.txt", feedback(name, marks).encode(errors="replace"))
-    shares = {name: [m.passed / m.n if m else np.nan for m in map(marks.get, (t.number for t in columns))]
-              for name, marks in rows.items()}  # fmt: skip
+    common.write_whole(folder / "marks.csv", text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
     points = {name: total(marks) for name, marks in rows.items()}
     pictures.draw_marks(shares, points, [f"{t.number} {t.name}" for t in columns], folder / "marks.png")
 
 
 def rounded(number):
+    """Return a number with three digits as text, nothing for None."""
     return "" if number is None else f"{number:.3g}"
 
 
@@ -246,19 +242,18 @@ def rounded(number):
 
 
 def mark_folder(folder, seed, seconds, at_once, out):
-    """Mark all submissions of a folder; return the exit status."""
+    """Mark all submissions of a folder."""
     submissions = find_submissions(folder)
     out = out or common.new_folder("marks")
     print(f"{len(submissions)} submission{'s' * (len(submissions) != 1)}, inputs drawn with seed {seed}", flush=True)
     prepared = prepare(seed)
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
-        marks, took = mark_reference(prepared, Path(temporary))
-    rows = {"reference": marks}
+        rows = {"reference": mark_reference(prepared, Path(temporary))}
     if any(written(path, task) for path in submissions.values() for task in VARIANTS):
         prepared |= {number: [(case, None) for case in some] for number, some in cases.make_variant_cases(seed).items()}
 
     def work(name, copy, hidden):
-        return mark(copy, prepared, hidden, took, seconds)[0]
+        return mark(copy, prepared, hidden, rows["reference"], seconds)
 
     rows |= for_all(submissions, work, at_once)
     if len(submissions) == 1:
@@ -266,12 +261,11 @@ def mark_folder(folder, seed, seconds, at_once, out):
     else:
         print_table(rows)
         for name in submissions:
-            task = next((t for t in TASKS if t.number in rows[name] and rows[name][t.number].failures), None)
-            if task:
-                print(f"{name}, task {task.number}: " + ": ".join(rows[name][task.number].failures[0]))
+            failed = [(number, mark.failures[0]) for number, mark in rows[name].items() if mark.failures]
+            for number, failure in failed[:1]:
+                print(f"{name}, task {number}: {': '.join(failure)}")
     write_marks(rows, out)
     print(f"in {out}/: marks.csv, marks.png, feedback/")
-    return 0
 
 
 def main(arguments=None):
@@ -281,20 +275,17 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="draws the inputs (default 0)")
     parser.add_argument("--seconds", type=float, default=10, help="for one answer, compiling included (default 10)")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="submissions (default: the number of cores)")
-    parser.add_argument("--out", type=Path, help=f"where the results go (default: {RUNS}/marks, which is numbered)")
+    parser.add_argument("--out", type=Path, help=f"where the results go (default: {common.RUNS}/marks, numbered)")
     parser.add_argument("--model", metavar="MODULE:CLASS", help="score nets instead: a class, or best.pt")
     options = parser.parse_args(arguments)
     if min(options.seed, options.at_once - 1) < 0 or options.seconds <= 0:
         parser.error("--seed is at least 0, --at-once at least 1, --seconds more than 0")
 
     def run():
-        if options.model:
-            from tutorials.assignment import score
-
-            submissions = find_submissions(options.folder)
-            at_once = functools.partial(for_all, at_once=options.at_once)
-            return score.score_folder(submissions, options.model, at_once, options.out)
-        return mark_folder(options.folder, options.seed, options.seconds, options.at_once, options.out)
+        if not options.model:
+            return mark_folder(options.folder, options.seed, options.seconds, options.at_once, options.out)
+        at_once = functools.partial(for_all, at_once=options.at_once)
+        return score.score_folder(find_submissions(options.folder), options.model, at_once, options.out)
 
     return common.guarded("mark.py", run)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import koch
-from reference_numpy.data import Trials, wilson_interval
+from reference_numpy.data import Trials
 from tutorials import common, pictures
 from tutorials.assignment.sandbox import Failure, Sandbox
 from tutorials.assignment.tasks import Case
@@ -74,20 +74,15 @@ def score(folder, name, trials, hidden=()):
             return {"failure": str(failure)}
 
 
-def as_tensors(trials):
-    """Return koch.py's Trials of the arrays of reference_numpy's."""
-    return koch.Trials(*(torch.from_numpy(array) for array in trials), alphabets=())
-
-
 def counted(answers, trials):
     """Count the right answers: {n, right, accuracy, low, high}."""
-    right, n = int((answers == trials.answers).sum()), len(trials.answers)
-    low, high = wilson_interval(right, n)
-    return {"n": n, "right": right, "accuracy": right / n, "low": low, "high": high}
+    found = koch.counted(torch.from_numpy(answers == trials.answers))
+    low, high = found.pop("interval")
+    return found | {"low": low, "high": high}
 
 
 def score_folder(submissions, name, for_all, out=None):
-    """Score the nets of submissions beside koch.py's, the reference's and pixel 1-NN; return the exit status.
+    """Score the nets of submissions beside koch.py's, the reference's and pixel 1-NN.
 
     submissions, for_all: as mark.find_submissions gives them, and mark.for_all
     """
@@ -100,14 +95,14 @@ def score_folder(submissions, name, for_all, out=None):
         rows["reference_numpy, the same weights"] = score(temporary, "net:Net", trials)
     rows["pixel 1-NN (cosine)"] = {"parameters": 0}
     for key, drawn in trials.items():
-        answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), as_tensors(drawn)).numpy()
-        rows["pixel 1-NN (cosine)"][key] = counted(answers, drawn)
+        tensors = koch.Trials(*map(torch.from_numpy, drawn), alphabets=())
+        answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), tensors)
+        rows["pixel 1-NN (cosine)"][key] = counted(answers.numpy(), drawn)
     kinds = dict(zip(rows, ("ours", "ours", "pixels")))
     rows |= for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden))
     print_scores(rows, trials)
     write_scores(rows, trials, kinds, out)
     print(f"in {out}/: scores.csv, scores.png")
-    return 0
 
 
 def print_scores(rows, trials):

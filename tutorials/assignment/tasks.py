@@ -58,11 +58,23 @@ TASKS = (
 )
 
 
+PARTS = {"forwards": slice(1), "backwards": slice(1, None)}  # question: which parts of NAMES its answer has
+PARTS |= {question: slice(None) for question in ("both_ways", "call")}
+NAMES = {  # function or question: what the parts of its answer are called
+    "linear": ("out", "dx", "dw", "db"), "conv2d": ("out", "dx", "dw", "db"), "relu": ("out", "dx"),
+    "sigmoid": ("out", "dx"), "maxpool2x2": ("out", "dx"), "bce_with_logits": ("loss", "dlogits"),
+    "l1_join": ("logits", "dh1", "dh2", "dalpha", "dbias"), "forward_numba": ("forward",), "dx_numba": ("dx",),
+    "dw_numba": ("dw",), "pair_step": ("parameters", "velocity", "loss"), "steps": ("parameters", "velocity"),
+    "twins": ("logits", "gradients"), "one_twin": ("features", "gradients"), "logits_of": ("logits",),
+    "answers": ("answers",),
+}  # fmt: skip
+
+
 class Case(NamedTuple):
     """Hold a question: its task's number, a sentence that says what must hold, how it is asked and with what.
 
     judge: (answer) -> "" or what is wrong with it; None: compare with the reference's answer
-    timed: its time is the task's speed; names: of the answer's parts, for what is said of a wrong one
+    timed: its time is the task's speed
     """
 
     task: str
@@ -71,12 +83,18 @@ class Case(NamedTuple):
     arguments: tuple
     judge: object = None
     timed: bool = False
-    names: tuple = ()
 
     @property
     def module(self):
         """Return the module that the task is written in."""
         return next((task.module for task in TASKS if task.number == self.task), "")
+
+    @property
+    def names(self):
+        """Return the names of the answer's parts, for what is said of a wrong one."""
+        if self.question not in PARTS:
+            return NAMES.get(self.question, ())
+        return NAMES.get(self.arguments[0].partition(".")[2], ())[PARTS[self.question]]
 
 
 class Seed(NamedTuple):
@@ -99,9 +117,10 @@ def forwards(find, layer, *arguments):
 
 
 def both_ways(find, layer, dout, *arguments):
-    """Return a layer's out and its gradients, a tuple."""
-    out, cache = find(f"{layer}_forward")(*fresh(arguments))
-    gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
+    """Return a layer's out and its gradients, a tuple; an overflow or an invalid operation on the way is an error."""
+    with np.errstate(over="raise", invalid="raise"):
+        out, cache = find(f"{layer}_forward")(*fresh(arguments))
+        gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
     return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
 
 
@@ -114,12 +133,6 @@ def backwards(find, layer, dout, *arguments):
         raise NotImplementedError(f"it goes on with what {layer}_forward kept, and that is missing ({error})") from None
     gradients = backward(*fresh((dout,)), cache)
     return gradients if isinstance(gradients, tuple) else (gradients,)
-
-
-def quietly(find, layer, dout, *arguments):
-    """Return a layer's out and its gradients; an overflow or an invalid operation on the way is an error."""
-    with np.errstate(over="raise", invalid="raise"):
-        return both_ways(find, layer, dout, *arguments)
 
 
 def twice(find, layer, dout1, arguments1, dout2, arguments2):
@@ -201,8 +214,8 @@ def trained(find, parameters, drawings, rng, *options):
 
 
 QUESTIONS = {
-    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "quietly": quietly,
-    "twice": twice, "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins,
+    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "twice": twice,
+    "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins,
     "logits_of": logits_of, "one_twin": one_twin, "answers": answers, "trained": trained,
 }  # fmt: skip
 
@@ -274,6 +287,7 @@ def verdict(case, answer, wanted):
 
 def compared(case, answer, wanted):
     """Return "" if the answer is the reference's, else what is wrong with which part of it."""
-    if case.names and isinstance(wanted, tuple) and isinstance(answer, (tuple, list)) and len(answer) == len(wanted):
-        return next(filter(None, map(wrong, answer, wanted, case.names)), "")
-    return wrong(answer, wanted, case.names[0] if len(case.names) == 1 else "the result")
+    names = case.names
+    if isinstance(wanted, tuple) and isinstance(answer, (tuple, list)) and len(names) == len(wanted) == len(answer):
+        return next(filter(None, map(wrong, answer, wanted, names)), "")
+    return wrong(answer, wanted, names[0] if len(names) == 1 else "the result")
