@@ -427,8 +427,8 @@ def calibrate(net, validation):
     false, missed, thresholds = error_rates(logits, same)
     best = int((false + missed).argmin())  # the fewest mistakes: there are as many pairs of either kind
     high, low = logits[same], logits[~same]
-    scale = float((high.mean() - low.mean()) / (high.var() + low.var()).clamp_min(1e-9) * 2)
-    return Calibration(float(thresholds[best]), scale, -scale * float(high.mean() + low.mean()) / 2)
+    scale = (high.mean() - low.mean()).clamp_min(0) / (high.var() + low.var()).clamp_min(1e-9) * 2
+    return Calibration(float(thresholds[best]), float(scale), float(-scale * (high.mean() + low.mean()) / 2))
 
 def verify(net, calibration, test):
     """Say of 10,000 pairs of test Drawings by the test drawers whether they are the same (§4.2).
@@ -719,7 +719,10 @@ def kept(path, kind, make):
                 arrays = dict(np.load(place))
                 fields = {"images": torch.from_numpy(np.unpackbits(arrays.pop("bits"), axis=-1, count=SIDE))}
                 for name, array in arrays.items():
-                    fields[name] = tuple(array.tolist()) if array.dtype.kind == "U" else torch.from_numpy(array)
+                    if array.dtype.kind == "U" or not array.size:
+                        fields[name] = tuple(array.tolist())
+                    else:
+                        fields[name] = torch.from_numpy(array) if array.ndim else array.item()
                 return kind(**fields)
     record, content = make(), io.BytesIO()
     arrays = {name: np.asarray(value) for name, value in record._asdict().items()}
@@ -781,98 +784,68 @@ def load_data(config):
     return as_drawings(read_classes(config.data, config.ink), n_least=2), config.data
 
 # Invented alphabets ---------------------------------------------------------------------------------------------------
-# For a machine without data and network: strokes that look like Omniglot's at a glance. A character is a few strokes
-# between the anchors of its alphabet: knots (2..9, 2) in a square of side 1 around 0; roundness, 0: line, 1: curve. A
-# hand is what a drawer does alike in all drawings. Whoever changes this deletes data/invented.npz.
+# For a machine without data and network: strokes that look like Omniglot's at a glance. A stroke is (knots, curved): 2
+# to 4 points (n, 2) in a square of side 1 around 0, joined by lines or by a curve. Whoever changes this deletes
+# data/invented.npz.
 
 @functools.cache
-def spline(n_knots):
-    """Return two matrices (100, n_knots) that turn knots into points of a polyline and of a Catmull-Rom curve."""
-    place = np.linspace(0, n_knots - 1, 100)
+def spline(n_knots, curved):
+    """Return a matrix (120, n_knots) that turns knots into points of the lines between them, or of a curve."""
+    place = np.linspace(0, n_knots - 1, 120)
     first = np.minimum(place.astype(int), n_knots - 2)
     f = (place - first)[:, None]
-    unit = np.eye(n_knots)[np.clip(np.arange(-1, n_knots + 1), 0, n_knots - 1)]  # (n_knots + 2, n_knots): ends twice
-    a, b, c, d = (unit[first + k] for k in range(4))  # of each point the four knots around it
-    return b + f * (c - b), b + f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * b - a - 3 * c + d))) / 2
+    knots = np.eye(n_knots)[np.clip(np.arange(-1, n_knots + 1), 0, n_knots - 1)]  # (n_knots + 2, n_knots): ends twice
+    a, b, c, d = (knots[first + k] for k in range(4))  # of each point the four knots around it
+    if not curved:
+        return b + f * (c - b)
+    return b + f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * b - a - 3 * c + d))) / 2  # Catmull and Rom's
 
-def invent_stroke(rng, anchors, kinds, roundness, strokes):
-    """Invent a stroke that may begin and end on earlier ones; kinds: probabilities (5,) of the five kinds below."""
-    kind, points = rng.choice(["line", "bent", "curve", "arc", "loop"], p=kinds), rng.permutation(anchors)[:4]
-    for end in (0, 1):
-        if strokes and rng.random() < 0.75 / (1 + end):
-            knots, _ = strokes[rng.integers(len(strokes))]
-            points[end] = spline(len(knots))[1][rng.choice([0, 50, rng.integers(100)])] @ knots
-    start, chord = points[0], points[1] - points[0]
-    if np.hypot(*chord) < 0.3:
-        chord = np.array([1, -1]) * rng.permutation([0.1, 0.6])
-    if kind == "line":
-        return np.stack([start, start + chord]), roundness
-    if kind == "arc":
-        t, across = np.linspace(0, 1, 5)[:, None], rng.choice([-1, 1]) * chord[::-1] * [1, -1]
-        return start + t * chord + np.sin(np.pi * t) * across * rng.uniform(0.3, 0.8), 1.0
-    if kind == "loop":
-        t = rng.uniform(0, 7) + np.linspace(0, rng.choice([-1, 1]) * 2 * np.pi, 9)
-        circle = np.stack([np.cos(t) - np.cos(t[0]), np.sin(t) - np.sin(t[0])], 1)
-        return start + circle * rng.uniform(0.05, 0.35, 2), 1.0
-    return points[: rng.integers(3, 5)], roundness if kind == "bent" else 1.0
+def invent_character(rng, anchors, n_strokes):
+    """Invent a character: strokes between its alphabet's anchors (n, 2), which may begin and end on earlier strokes."""
+    strokes = []
+    for _ in range(n_strokes):
+        knots = rng.permutation(anchors)[: rng.integers(2 + (n_strokes == 1), 5)]
+        for end in (0, -1):
+            if strokes and rng.random() < 0.5:
+                knots[end] = rng.choice(strokes[rng.integers(len(strokes))][0])
+        strokes.append((knots, rng.random() < 0.6))
+    points = np.concatenate([knots for knots, _ in strokes])
+    low, high = points.min(0), points.max(0)
+    size = rng.uniform(0.7, 1.1) / (high - low).max()
+    return [((knots - (low + high) / 2) * size, curved) for knots, curved in strokes]
 
 def draw_by_hands(rng, hands, strokes):
-    """Draw a character by n hands: (n, 105, 105) uint8, 1 = ink."""
-    curves, n = [], len(hands["map"])
-    for knots, roundness in strokes:
-        missed = 0.09 * np.hypot(*np.diff(knots, axis=0).T).mean()  # how far a hand misses a knot
-        drawn = knots + rng.normal(0, missed, (n, *knots.shape))  # (n, knots, 2)
-        drawn[:, [0, -1]] += rng.normal(0, 0.12, (n, 2, 1)) * (knots[[0, -1]] - knots[[1, -2]])  # too long, too short
-        straight, curved = (matrix @ drawn for matrix in spline(len(knots)))  # (n, 100, 2)
-        path = straight + np.clip(roundness + hands["round"], 0, 1) * (curved - straight)
-        path += spline(7)[1] @ rng.normal(0, 1, (n, 7, 2)) * hands["shake"] * np.ptp(knots)
-        middle = path.mean(1, keepdims=True)
-        path = (path - middle) @ (np.eye(2) + rng.normal(0, 0.09, (n, 2, 2)))
-        curves.append(path + middle + rng.normal(0, 0.04, (n, 1, 2)))
-    points = np.concatenate(curves, 1)  # (n, points, 2)
+    """Draw a character by n hands: (n, 105, 105) uint8, 1 = ink. hands: (n, 5, 2), how a drawer bends all characters"""
+    n, paths = len(hands), []
+    for knots, curved in strokes:
+        drawn = knots + rng.normal(0, 0.05, (n, *knots.shape)) + rng.normal(0, 0.04, (n, 1, 2))  # each knot, the stroke
+        shaking = spline(7, True) @ rng.normal(0, 0.02, (n, 7, 2))
+        paths.append(spline(len(knots), curved) @ drawn + shaking)
+    points = np.concatenate(paths, 1)  # (n, points, 2)
     x, y = points[..., :1], points[..., 1:]
-    points = points + np.concatenate([x * x, x * y, y * y], -1) @ (hands["bend"] + rng.normal(0, 0.04, (n, 3, 2)))
-    points = 60 * points @ (hands["map"] + rng.normal(0, 0.04, (n, 2, 2)))  # pixels
+    bent = np.concatenate([x, y, x * x, x * y, y * y], -1)  # (n, points, 5)
+    points = 60 * (points + bent @ (hands + rng.normal(0, 0.05, hands.shape)))  # pixels
     points *= np.minimum(1, 97 / np.ptp(points, axis=1, keepdims=True).max(2, keepdims=True))  # within the paper
     points += rng.normal(50, 5, (n, 1, 2))
     points += np.maximum(0, 3 - points.min(1, keepdims=True)) - np.maximum(0, points.max(1, keepdims=True) - 101)
     nib = np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3) if abs(x * y) < 4])  # (21, 2): a round pen
-    dots = np.rint(points[:, :, None] + nib * hands["pen"]).astype(int)  # (n, points, 21, 2)
+    dots = np.rint(points[:, :, None] + 0.85 * nib).astype(int)  # (n, points, 21, 2)
     images = np.zeros((n, SIDE, SIDE), np.uint8)
     images[np.arange(n)[:, None, None], dots[..., 1], dots[..., 0]] = 1
     return images
 
-def invent_alphabets(seed, n_alphabets=50, n=20):
-    """Invent alphabets of 14 to 40 characters by n drawers: Drawings, the same for the same seed."""
+def invent_alphabets(seed, n_alphabets=50, n_drawers=20):
+    """Invent alphabets of 14 to 40 characters by n_drawers each: Drawings, the same for the same seed."""
     rng, images, alphabet = np.random.default_rng(seed), [], []
     for a in range(n_alphabets):
-        columns, rows = (np.linspace(-0.5, 0.5, rng.integers(2, 5)) for _ in range(2))
+        columns, rows = (np.linspace(-0.5, 0.5, rng.integers(3, 5)) for _ in range(2))
         anchors = np.stack(np.meshgrid(columns * rng.uniform(0.6, 1), rows), -1).reshape(-1, 2)
         anchors += rng.normal(0, 0.07, anchors.shape)
-        kinds, busy = rng.dirichlet([1.8, 1, 1, 1.4, 0.7]), rng.uniform(0.4, 2)  # how often which, how many strokes
-        kin, roundness = rng.uniform(0.1, 0.5), rng.uniform(0, 0.4)
-        hands = {
-            "map": np.exp(rng.normal(0, 0.08, (n, 1, 1))) * np.eye(2) + rng.normal(0, 0.08, (n, 2, 2)),
-            "bend": rng.normal(0, 0.08, (n, 3, 2)), "round": rng.uniform(0, 0.6, (n, 1, 1)),
-            "shake": rng.uniform(0.01, 0.03, (n, 1, 1)), "pen": rng.uniform(0.75, 0.95, (n, 1, 1, 1)),
-        }  # fmt: skip
-        characters = []
+        hands, busy = rng.normal(0, 0.1, (n_drawers, 5, 2)), rng.uniform(0.4, 2)
         for _ in range(rng.integers(14, 41)):
-            strokes, wanted = [], 1 + min(rng.poisson(busy), 3)
-            if characters and rng.random() < kin:  # an earlier character with a stroke added or changed
-                strokes = list(characters[rng.integers(len(characters))])
-                if len(strokes) > 3 or len(strokes) > 1 and rng.random() < 0.7:
-                    strokes.pop(rng.integers(len(strokes)))
-                wanted = len(strokes) + 1
-            while len(strokes) < wanted or len(strokes) == 1 and len(strokes[0][0]) == 2:  # no line alone
-                strokes.append(invent_stroke(rng, anchors, kinds, roundness, strokes))
-            knots = np.concatenate([knots for knots, _ in strokes])
-            low, high = knots.min(0), knots.max(0)
-            size = rng.uniform(0.7, 1.1) / (high - low).max()
-            characters.append([((knots - (low + high) / 2) * size, roundness) for knots, roundness in strokes])
-            images.append(draw_by_hands(rng, hands, characters[-1]))
+            images.append(draw_by_hands(rng, hands, invent_character(rng, anchors, 1 + min(rng.poisson(busy), 3))))
             alphabet.append(a)
-    counts, names = torch.full((len(images),), n), tuple(f"Invented{a + 1:02}" for a in range(n_alphabets))
+    counts, names = torch.full((len(images),), n_drawers), tuple(f"Invented{a + 1:02}" for a in range(n_alphabets))
     return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(alphabet), counts, names, (), by_drawer=True)
 
 # Pictures -------------------------------------------------------------------------------------------------------------
@@ -964,7 +937,7 @@ class Run:
 
     def save(self, folder, config):
         """Save last.pt, from which the training can go on, and best.pt if the best weights are those of this step."""
-        if self.best_step == self.step:
+        if self.best_weights and self.best_step == self.step:
             save_checkpoint(folder / "best.pt", self.best_weights, config, step=self.step, validation=self.best)
         self.loss = float(self.loss)
         state = {name: getattr(self, name) for name in SAVED} | {"rng": self.rng.get_state()}
@@ -991,7 +964,10 @@ def train(config, resume=None):
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     folder = Path(resume) if resume else new_folder(config)
     training, validation, test = (to_device(part, config.device) for part in split(drawings))
-    draw_pairs(test, 2, torch.Generator())  # what would fail after the training fails before it
+    # What would fail later fails here, before anything is written.
+    draw_pairs(test, 2, torch.Generator())
+    if config.recipe == "fast":
+        draw_alphabets(training, config, torch.Generator(config.device))
     counts = ", ".join(f"{len(part.images)} {name}" for part, name in zip((training, validation, test), DRAWERS))
     print(f"{data}: {counts} characters; results go to {folder}/")
     watched, pairs = validation, None
@@ -1003,17 +979,18 @@ def train(config, resume=None):
     if resume:
         run.restore(state)
     print(f"{run.net.n_parameters:,} parameters, {config.size}x{config.size} pixels, {config.precision}", flush=True)
-    started, saved = time.perf_counter() - run.seconds, -math.inf
+    started, saved = time.perf_counter() - run.seconds, run.seconds
     try:
+        run.save(folder, config)  # from the first moment on the folder can be gone on with
         for loss, accuracy in training_loop(run, training, pairs, trials, config):
             run.seconds = time.perf_counter() - started
             run.log(loss, accuracy, config)
             if accuracy is not None or run.seconds > saved + 60:
                 run.save(folder, config)
                 saved = run.seconds
+        return finish(run, config, folder, validation, test)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"go on with: python koch.py train --resume {folder}") from error
-    return finish(run, config, folder, validation, test)
 
 def to_device(drawings, device):
     """Return Drawings with their tensors on a device."""
@@ -1056,11 +1033,13 @@ def evaluate(net, test, config):
     title = f"percent right, trained on {Path(net.config.data).name[:24]}"
     print(f"\n{title:<50}this net   95 % interval  pixel 1-NN  chance")
     results = {"verification": verify(net, net.calibration, test) | {"chance": 0.5}}
-    h, answers = image_features(net, test.images.flatten(0, 1)), {}
+    pixels, answers = PixelNearestNeighbour(), {}
+    h, h_pixels = (image_features(model, test.images.flatten(0, 1)) for model in (net, pixels))
     for key, trials in drawn.items():
-        answers[key] = one_shot_answers(net, trials, None if key == "lake" else h)
+        fresh = key != "lake"  # of the drawings in test, whose features are there
+        answers[key] = one_shot_answers(net, trials, h if fresh else None)
         results[key] = counted(answers[key] == trials.answers) | {"chance": 1 / trials.support.shape[1]}
-        results[key]["pixels"] = one_shot_accuracy(PixelNearestNeighbour(), trials)
+        results[key]["pixels"] = one_shot_accuracy(pixels, trials, h_pixels if fresh else None)
     for key, result in results.items():
         low, high = result["interval"]
         pixels = f"{100 * result['pixels']:.2f}" if "pixels" in result else ""
@@ -1202,7 +1181,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_options(parser, *names):
     """Give a parser options for the named fields of Config, or all, with its comments as groups and as help."""
-    source = Path(__file__).read_text(encoding="utf-8").partition("\nclass Config:")[2].partition("\n\n\n")[0]
+    source = Path(__file__).read_text(encoding="utf-8").partition("\nclass Config:")[2].partition("\ndef ")[0]
     types = {field.name: field.type for field in dataclasses.fields(Config)}
     for title, name, text in re.findall(r"^    (?:# ([a-z' ]+)$|(\w+): .*?  # (.*))", source, re.MULTILINE):
         if title:

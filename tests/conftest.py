@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +54,17 @@ def pytest_collection_modifyitems(config, items):
     ]  # fmt: skip
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in set(slow)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiling(request):
+    """Let a process compile reference_numpy's loops and test them, beside the tests that run them as plain Python."""
+    if not any("compiled_loops" in item.name for item in request.session.items):
+        return None
+    test = "test_network.py::test_a_tiny_net_of_every_kind_of_layer_has_the_gradients_of_torch[True]"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "tests" / test)]
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "0"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @functools.cache

@@ -131,7 +131,7 @@ MUTANTS = [
     Mutant("verification", "what is not a number counts as different and is right",
            "logits <= calibration.threshold)", "~(logits > calibration.threshold))"),
     Mutant("verification", "probabilities fall where logits rise",
-           "float((high.mean() - low.mean())", "float((low.mean() - high.mean())"),
+           "scale = (high.mean() - low.mean())", "scale = (low.mean() - high.mean())"),
     Mutant("verification", "a pair at the threshold is called the same",
            "thresholds, right=True)", "thresholds, right=False)"),
     Mutant("verification", "calibrating shifts the net's bias", "    high, low = logits[same], logits[~same]\n",

@@ -553,6 +553,7 @@ def try_one(mutant):
         options = ["-x", "-q", "-p", "no:cacheprovider"]
         if mutant.how == "plain":
             options += ["-m", "not compiled and not thorough"]
+            options += ["-k", "not compiled_loops"]  # which a process without the mistake would compile
         if (mutant.file, mutant.how) in CHOSEN:
             options += ["-k", CHOSEN[mutant.file, mutant.how]]
         noting = Noting(word_for(mutant) if mutant.old else "")

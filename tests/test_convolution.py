@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_layers import BIG_CONV_SHAPES, CONV_SHAPES, DTYPES, binary, compiled, laid_out, pytestmark, signed  # noqa: F401
+from test_layers import BIG_CONV_SHAPES, CONV_SHAPES, DTYPES, binary, compiled, laid_out, signed
+from test_layers import pytestmark as pytestmark
 
 import reference_numpy
 from reference_numpy import convolution, jit, layers, products

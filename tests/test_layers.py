@@ -145,7 +145,8 @@ BIG_CONV_SHAPES = {  # too much for plain Python
     "the_papers_first": (2, 1, 60, 64, 7, 10, 10),
 }
 compiled = pytest.mark.compiled
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in scalar:RuntimeWarning")  # beyond a vector's last number
+# Numbers beyond a vector's last one may be anything.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in scalar:RuntimeWarning")
 CASES = [
     *((f"conv2d-{name}", partial(conv2d, *shape)) for name, shape in CONV_SHAPES.items()),
     *((f"conv2d-{name}", partial(conv2d, *shape), compiled) for name, shape in BIG_CONV_SHAPES.items()),

@@ -1,5 +1,7 @@
 """reference_numpy's twin net and its learning, against koch.SiameseNet and torch's optimisers in float64."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ import koch
 from reference_numpy import layers, learning, network, train
 
 compiled = pytest.mark.compiled
-pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in scalar:RuntimeWarning")  # beyond a vector's last number
+# Numbers beyond a vector's last one may be anything.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in scalar:RuntimeWarning")
 # These move both twins alike, which cancels in the join: at size 35 their gradients are 0 but for rounding.
 LINEAR_BIAS, LAST_SHIFT = ("twin.%d.bias" % (len(network.TWINS[35]) - i) for i in (2, 1))
 CANCELLING = {LINEAR_BIAS, LAST_SHIFT}
@@ -151,6 +154,12 @@ def test_a_tiny_net_of_every_kind_of_layer_has_the_gradients_of_torch(draw, tiny
     assert [(name, w.shape) for name, w in drawn.items() if w.ndim > 1] == [
         (name, tuple(w.shape)) for name, w in tiny.state_dict().items() if w.ndim > 1
     ]
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") != "1", reason="here all tests compile the loops")
+def test_compiled_loops_have_the_gradients_of_torch_as_well(compiling):
+    said, _ = compiling.communicate()
+    assert compiling.returncode == 0 and "1 passed" in said, said[-3000:]
 
 
 @pytest.mark.parametrize("size, training, n", [(35, True, 4), (35, False, 3), (35, False, 1), (105, False, 1)])

@@ -255,7 +255,7 @@ def test_missing_and_damaged_arrays_are_one_line(here):
         (["train", "--seed", "-1"], "--seed"),
         (["train", "--stepz", "3"], "--stepz"),
         (["train", "--step", "3"], "--step"),
-        (["train", "--data-dir", "nowhere", "--data", "omniglot"], "omniglot.npz is not there; run python koch.py train"),
+        (["train", "--data-dir", "nowhere", "--data", "omniglot"], "omniglot.npz is not there; run python koch.py"),
         (["train", "--name", "a/b"], "--name"),
         (["compare", "no_such_module"], "no_such_module"),
         ([], "COMMAND"),
