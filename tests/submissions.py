@@ -151,47 +151,28 @@ HOSTILE = {  # name: module and text; what each of them does to others is nothin
         "layers",
         "try:\n    import torch\nexcept ImportError as error:\n    raise ImportError(f'as it should be: {error}')\n",
     ),
-    "writes": (
-        "layers",
-        "from pathlib import Path\n\n\ndef linear_forward(x, w, b):\n"
-        "    Path('notes.txt').write_text('its own folder may be written')\n"
-        "    Path(OUTSIDE, 'written.txt').write_text('and no other')\n",
-    ),
-    "deletes": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os.remove(OUTSIDE + '/kept.txt')\n"),
-    "connects": (
-        "layers",
-        "import socket\n\n\ndef linear_forward(x, w, b):\n    socket.create_connection(('localhost', 9), 1)\n",
-    ),
-    "runs": ("layers", "import subprocess\n\n\ndef linear_forward(x, w, b):\n    subprocess.run(['true'])\n"),
-    "forks": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    while True:\n        os.fork()\n"),
-    "spawns": (
-        "layers",
-        "import multiprocessing, os\n\n\ndef linear_forward(x, w, b):\n"
-        "    multiprocessing.get_context('spawn').Process(target=os.getpid).start()\n",
-    ),
-    "opens_a_folder": (
-        "layers",
-        "import os\n\n\ndef linear_forward(x, w, b):\n    there = os.open(OUTSIDE, os.O_RDONLY)\n"
-        "    os.close(os.open('written.txt', os.O_WRONLY | os.O_CREAT, dir_fd=there))\n",
-    ),
-    "changes_modes": (
-        "layers",
-        "import os\n\n\ndef linear_forward(x, w, b):\n    os.fchmod(os.open(OUTSIDE + '/kept.txt', os.O_RDONLY), 0)\n",
-    ),
-    "makes_pipes": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os.mkfifo(OUTSIDE + '/pipe')\n"),
     "is_deaf": (
         "layers",
         "import threading\n\n\ndef linear_forward(x, w, b):\n"
         "    threading.Thread(target=lambda: 7 ** 10**9, daemon=True).start()\n    return x @ w.T + b, (x, w)\n",
     ),
-    "kills": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os.kill(os.getppid(), 9)\n"),
-    "reads": ("layers", "def linear_forward(x, w, b):\n    open(OUTSIDE + '/submissions/right/layers.py').read()\n"),
     "fills": ("layers", "def linear_forward(x, w, b):\n    return [bytes(1 << 30) for _ in range(100)]\n"),
     "answers_itself": (
         "layers",
         "import os\n\nfor i in range(3, 30):\n    try:\n        os.write(i, b'\\0\\0\\0\\4nope')\n"
         "    except OSError:\n        pass\n",
     ),
+}
+
+FIRST = "def linear_forward(x, w, b):\n"
+ISOLATED = {  # what bubblewrap alone holds off: text of layers.py, with OUTSIDE, a folder, and PORT, where a server is
+    "writes": f"{FIRST}    open('/tmp/its_own', 'w').close()\n    open(OUTSIDE + '/written.txt', 'w')\n",
+    "deletes": f"import os\n\n\n{FIRST}    os.remove(OUTSIDE + '/kept.txt')\n",
+    "reads": f"{FIRST}    open(OUTSIDE + '/submissions/right/layers.py').read()\n",
+    "connects": f"import socket\n\n\n{FIRST}    socket.create_connection(('127.0.0.1', PORT), 1)\n",
+    "forks": f"import os\n\n\n{FIRST}    while True:\n        os.fork()\n",
+    "outlives": f"import subprocess\n\n\n{FIRST}    subprocess.Popen(['sleep', '987'], start_new_session=True)\n",
+    "kills": f"import os\n\n\n{FIRST}    os.kill(os.getppid(), 9)\n",
 }
 
 NAMES = (
@@ -210,7 +191,7 @@ def thirty(folder):
         texts = {module: solution(module) for module in MODULES}
         if kind in HOSTILE:
             module, text = HOSTILE[kind]
-            texts |= {module: f"OUTSIDE = '..'\n{text}"}
+            texts |= {module: text}
         elif kind == "empty":
             texts = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
         elif isinstance(kind, Mistake):

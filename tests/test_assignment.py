@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import re
+import socket
 import subprocess
 import sys
 import types
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from submissions import HOSTILE, MISTAKES, MODULES, ROOT, STARTER, solution, write
+from submissions import HOSTILE, ISOLATED, MISTAKES, MODULES, ROOT, STARTER, solution, write
 
 from reference_numpy.data import Trials, UserError
 from tutorials.assignment import cases, mark, sandbox, score, tasks
@@ -282,12 +283,19 @@ def marked(tmp_path_factory):
     write(submissions / "half", layers=layers, variants=variants + "\n\n" + average)
     write(submissions / "copies", layers="from reference_numpy.layers import *\n")
     for name, (module, text) in HOSTILE.items():
-        write(submissions / name, **{module: f"OUTSIDE = {str(folder)!r}\n{text}"})
+        write(submissions / name, **{module: text})
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    for name, text in ISOLATED.items() if sandbox.level() == "bubblewrap" else ():
+        write(submissions / name, layers=f"OUTSIDE, PORT = {str(folder)!r}, {server.getsockname()[1]}\n{text}")
     (submissions / "readme.txt").write_text("no submission")
     before = contents(folder)
     done = run_mark(submissions, "--seconds", 20, "--out", folder.parent / "marks")
     with open(folder.parent / "marks" / "marks.csv", encoding="utf-8-sig") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
+    with pytest.raises(BlockingIOError):  # nobody has called
+        server.accept()
+    server.close()
     return done, rows, (before, contents(folder)), folder.parent / "marks"
 
 
@@ -336,19 +344,15 @@ SAID = {  # hostile submission: task, and what is said of it
     "exits": ("1", "layers.py cannot be imported: it called sys.exit"),
     "patches": ("1", "what came back cannot be read"),
     "patches_pytest": ("1", "PermissionError|cannot be imported|is not|has|out"),
-    "imports_torch": ("1", "as it should be: torch may not be imported in this assignment"),
-    "writes": ("1", "a submission may not write"),
-    "deletes": ("1", "a submission may not change"),
-    "connects": ("1", "a submission may not use socket"),
-    "runs": ("1", "a submission may not use subprocess"),
-    "forks": ("1", "a submission may not use os.fork"),
-    "spawns": ("1", "PermissionError"),
-    "opens_a_folder": ("1", "a submission may not read"),
-    "changes_modes": ("1", "a submission may not change"),
-    "makes_pipes": ("1", "a submission may not use"),
+    "imports_torch": ("1", "as it should be: import of torch halted"),
+    "writes": ("1", "No such file or directory: .*written.txt"),
+    "deletes": ("1", "No such file or directory: .*kept.txt"),
+    "reads": ("1", "No such file or directory: .*layers.py"),
+    "connects": ("1", "ConnectionRefusedError"),
+    "forks": ("1", r"took more than \d+ s|BlockingIOError|ended the interpreter"),
+    "outlives": ("1", "NoneType"),
+    "kills": ("1", "NoneType"),
     "is_deaf": ("1", r"took more than \d+ s"),
-    "kills": ("1", "a submission may not use os.kill"),
-    "reads": ("1", "a submission may not read"),
     "fills": ("1", "more memory than there is|ended the interpreter"),
     "answers_itself": ("1", "what came back|ended the interpreter|no function|took more"),
 }
@@ -359,6 +363,8 @@ SAID = {  # hostile submission: task, and what is said of it
 @pytest.mark.parametrize("name", SAID)
 def test_a_hostile_submission_costs_itself_alone(marked, name):
     _, rows, *_ = marked
+    if name in ISOLATED and sandbox.level() != "bubblewrap":
+        pytest.skip("needs bubblewrap, and leave to make a user space")
     task, said = SAID[name]
     assert re.search(said, rows[name][f"task {task} first failure"]), rows[name]
     assert float(rows[name]["points"]) <= 5
@@ -379,7 +385,8 @@ def test_nothing_outside_changes_and_no_process_is_left(marked):
     assert before == after
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended in the meantime
-            assert not ("sandbox.py" in command.read_text() and "course" in command.read_text())
+            text = command.read_text()
+            assert not ("sandbox.py" in text and "submission" in text or text == "sleep\0987\0")
 
 
 @pytest.mark.thorough
@@ -456,9 +463,8 @@ def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path):
     assert "is not a checkpoint" in score.score(nets / "pixels", "best.pt", trials)["failure"]
     assert score.score(nets / "dead", "best.pt", trials) == {"failure": "there is no best.pt"}
     rows = {name: {"within": {"seconds": 1.0}} | row for name, row in found.items()}
-    score.write_scores(rows, trials, {}, tmp_path / "out")
-    assert (tmp_path / "out" / "scores.csv").read_text("utf-8-sig").startswith("student,parameters,within")
-    assert (tmp_path / "out" / "scores.png").stat().st_size < 80_000
+    score.write_scores(rows, trials, tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_text("utf-8-sig").startswith("student,parameters,within")
 
 
 @pytest.mark.thorough

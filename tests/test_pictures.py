@@ -34,16 +34,9 @@ def sweep_rows(kinds=("within", "across"), ways=(2, 5, 20), shots=(1, 5)):
     return [{"where": k, "way": w, "shot": s, "chance": 1 / w} | one for k in kinds for w in ways for s in shots]
 
 
-def searched(n=12, n_names=2):
-    draw = np.random.default_rng(0)
-    names = [f"{'eta' if i % 2 else 'mu'}_{i}" for i in range(n_names)]
-    return 100 * draw.random(n), 10 ** draw.uniform(-4, -1, (n, n_names)), names
-
-
 EXAMPLES = {
     pictures.draw_verification: some_pairs(),
     pictures.draw_sweep: (sweep_rows(),),
-    pictures.draw_search: searched(),
 }
 every_picture = pytest.mark.parametrize("function", EXAMPLES, ids=lambda function: function.__name__)
 
@@ -169,20 +162,3 @@ def test_mistakes_stand_in_the_panel_of_their_kind(kinds, tmp_path, figure):
     (width, height), colours = look(tmp_path / "verification.png")
     assert 900 < width < 1100 and 400 < height < 900 and has(colours, pictures.OURS)
     assert has(colours, *(pictures.SAME if kind else pictures.DIFFERENT for kind in kinds))
-
-
-# A search -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_search_marks_the_best_and_rates_and_penalties_have_logarithmic_axes(figure):
-    values = [[0.01, 0.5, 1e-6], [0.1, 0.7, 1e-3], [1.0, 0.9, 1e-2]]
-    panels = figure(pictures.draw_search, (70.0, 90.0, 80.0), values, ["eta", "mu", "lambda"]).axes
-    assert [axes.get_xscale() for axes in panels] == ["log", "linear", "log"]
-    assert points(panels[0], "*").tolist() == [[0.1, 90]] and len(points(panels[0], "o")) == 3
-
-
-@pytest.mark.parametrize("n, n_names", [(1, 1), pytest.param(40, 24, marks=pytest.mark.thorough)])
-def test_a_search_of_any_size_fits_its_picture(n, n_names, tmp_path):
-    pictures.draw_search(*searched(n, n_names), tmp_path / "search.png")
-    (width, height), colours = look(tmp_path / "search.png")
-    assert 400 < width < 1400 and 300 < height < 1000 and has(colours, pictures.RIGHT)

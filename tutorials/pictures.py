@@ -4,7 +4,6 @@ Each function draws a PNG of less than 80 KB, dark on white, and writes it whole
 """
 
 import io
-import math
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -159,31 +158,6 @@ def draw_roc(axes, point, false_positive, true_positive, area, equal_error_rate)
     axes.legend(loc="lower right", fontsize=8)
 
 
-# A search -------------------------------------------------------------------------------------------------------------
-
-
-def draw_search(accuracies, values, names, path):
-    """Draw the validation accuracy over each hyper-parameter of a search, the best of all marked.
-
-    accuracies: (n,) percent; values: (n, parameters); names: the parameters', eta... and lambda... above 0
-    """
-    n_columns = min(len(names), 6)
-    n_rows = math.ceil(len(names) / n_columns)
-    figure = new_figure(max(4, 0.8 + 1.9 * n_columns), max(3.2, 0.8 + 1.7 * n_rows))
-    panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).flatten()
-    best = int(np.argmax(accuracies))
-    for axes, name, x in zip(panels, names, np.transpose(values)):
-        axes.plot(x, accuracies, "o", color=OURS, alpha=0.5, markersize=4, markeredgewidth=0)
-        axes.plot(x[best], accuracies[best], "*", color=RIGHT, markeredgecolor="black", markersize=12)
-        label(axes, name, "", xscale="log" if name.startswith(("eta", "lambda")) else "linear")
-        axes.tick_params(labelsize=7)
-    for axes in panels[len(names) :]:
-        axes.axis("off")
-    figure.supylabel("validation trials right (%)", fontsize=10)
-    figure.suptitle(f"trainings: {len(accuracies):,}; star: the best, {accuracies[best]:.1f} %", fontsize=10)
-    save(figure, path)
-
-
 # A course -------------------------------------------------------------------------------------------------------------
 
 
@@ -217,25 +191,3 @@ def shade_of(colour):
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("shades", ["white", colour])
-
-
-def draw_scores(rows, paper, path):
-    """Draw the one-shot accuracy of nets with its interval, a row a net.
-
-    rows: {"name", "kind": "ours", "student", "pixels", "accuracy", "low", "high": fractions}; paper: one, or None
-    """
-    colours = {"ours": OURS, "student": SAME, "pixels": PIXELS}
-    figure = new_figure(7, 1.3 + 0.26 * len(rows))
-    axes = figure.subplots()
-    for y, row in enumerate(rows):
-        x, colour = 100 * row["accuracy"], colours[row["kind"]]
-        axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
-        axes.plot(x, y, "o", color=colour, markeredgecolor=INK, markeredgewidth=0.5)
-    axes.set_yticks(range(len(rows)), [row["name"][:40] for row in rows], fontsize=8)
-    axes.axvline(5, color=CHANCE, linestyle=":", label="chance")
-    if paper:
-        axes.axvline(100 * paper, color=PAPER, linestyle="--", label="the paper's net")
-    label(axes, "one-shot trials right, with the 95 % interval (%)", "", xlim=(0, 101))
-    axes.invert_yaxis()
-    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
-    save(figure, path)

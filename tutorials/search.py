@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import koch
-from tutorials import pictures
 from tutorials.common import Parser, guarded
 
 # §3.2: eta_j, mu_j and lambda_j; lambda from 0, which has no logarithm
 RANGES = {"learning_rates": (1e-4, 1e-1), "momenta": (0.0, 1.0), "penalties": (1e-6, 1e-1)}
 N_LAYERS = {35: 8, 105: 6}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
+SHORT = {"size": 35, "pairs": 6400, "momentum_epochs": 2}  # four epochs of 50 minibatches, unless options say otherwise
 FIELDS = ("trial", "steps", "validation", "loss", *RANGES)
 
 
@@ -107,26 +107,15 @@ def main():
     parser.add_argument("--trials", type=int, default=20, help="random trials (default: %(default)s)")
     parser.add_argument("--near", type=int, default=8, help="trials near the best of them (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="minibatches of a trial (default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=6400, help="50 minibatches an epoch (default: %(default)s)")
-    parser.add_argument("--size", type=int, choices=koch.SIZES, default=35)
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
-    parser.add_argument("--data", default="auto", help="as of koch.py train (default: %(default)s)")
-    parser.add_argument("--data-dir", default="", help="as of koch.py train")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(default: %(default)s)")
-    parser.add_argument("--momentum-epochs", type=int, default=2, help="of four (default: %(default)s)")
-    options = vars(parser.parse_args())
+    koch.add_options(parser, "data", "data_dir", "size", "device", "pairs", "momentum_epochs")
+    options = SHORT | vars(parser.parse_args())
     path = options.pop("results")
     ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)
     print("\nrank, trial, validation, eta_j | mu_j | lambda_j, from the first layer to the join")
-    drawn = []
     for place, row in enumerate(ranked, 1):
         percent, values = 100 * float(row["validation"]), [row[name] for name in RANGES]
         print(f"{place:>3} {row['trial']:>4} {percent:6.1f} %  {' | '.join(values)}")
-        drawn.append((percent, [float(word) for word in ",".join(values).split(",")]))
-    layers = [f"layer {i + 1}" for i in range(N_LAYERS[options["size"]] - 1)] + ["join"]
-    names = [f"{name}, {layer}" for name in ("eta", "mu", "lambda") for layer in layers]
-    pictures.draw_search(*zip(*drawn), names, path.with_suffix(".png"))
-    print(f"\n{path}, {path.with_suffix('.png')}")
 
 
 if __name__ == "__main__":

@@ -19,15 +19,6 @@ import koch
 from reference_numpy import compare, layers, network
 from tutorials.common import Parser
 
-OUTPUTS = {105: (96, 42, 18, 6), 35: (32, 16, 16, 8, 8, 4)}  # sides of the convolutions' outputs
-
-
-def twin_flops(size):
-    """Return the floating-point operations of one twin forwards, for an image."""
-    sides = zip(network.CONVOLUTIONS[size], OUTPUTS[size], strict=True)
-    return 2 * (np.prod(network.LINEAR[size]) + sum(np.prod(filters) * side * side for filters, side in sides))
-
-
 def by_torch(net, images, same):
     """Return forward and backward of a net of koch.py on pairs, as compare.measure calls them."""
     dtype = net.join.weight.dtype
@@ -62,7 +53,7 @@ def by_hand(net, images, same):
 
 
 def compare_nets(size, seed=0):
-    """Measure torch and the reference and print a row for each: times, rate, and the errors of loss and gradients."""
+    """Measure torch and the reference and print a row for each: times, and the errors of loss and gradients."""
     torch.manual_seed(seed)
     net = koch.SiameseNet(size).train()
     rng, same = np.random.default_rng(seed), np.arange(32) % 2
@@ -71,13 +62,12 @@ def compare_nets(size, seed=0):
     results = {name: compare.measure(*way, (), 1.0, 3 * compare.BUDGET) for name, way in ways.items()}
     exact = compare.measure(*by_torch(net.double(), images, same), (), 1.0, 0.0)
     largest = max(np.abs(gradient).max() for gradient in exact.gradients)
-    print(f"size {size}, 32 pairs    forward  backward   GFLOP/s   / torch    error of: loss  gradients")
+    print(f"size {size}, 32 pairs    forward  backward   / torch    error of: loss  gradients")
     for name, result in results.items():
         seconds, loss_error = result.forward + result.backward, abs(float(result.out) / float(exact.out) - 1)
         error = max(np.abs(a - b).max() for a, b in zip(result.gradients, exact.gradients, strict=True)) / largest
         ratio = seconds / (results["torch"].forward + results["torch"].backward)
-        rate, times = 64 * 3 * twin_flops(size) / seconds / 1e9, (1e3 * result.forward, 1e3 * result.backward)
-        print(f"  {name:14}{times[0]:11.1f}{times[1]:10.1f}{rate:10.1f}{ratio:10.2f}", end="")
+        print(f"  {name:14}{1e3 * result.forward:11.1f}{1e3 * result.backward:10.1f}{ratio:10.2f}", end="")
         print(f"{loss_error:20.0e}{error:11.0e}", flush=True)
 
 

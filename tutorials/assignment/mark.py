@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from reference_numpy.data import UserError  # noqa: E402
 from tutorials import common, pictures  # noqa: E402
 from tutorials.assignment import cases, score, tasks  # noqa: E402
-from tutorials.assignment.sandbox import Failure, Sandbox  # noqa: E402
+from tutorials.assignment.sandbox import NAMES, Failure, Sandbox, level  # noqa: E402
 from tutorials.assignment.tasks import TASKS  # noqa: E402
 
 MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolution, ...
@@ -89,7 +89,7 @@ def mark_task(sandbox, task, asked):
 def mark(folder, prepared, hidden=(), reference=None, seconds=10):
     """Mark a submission. Returns {task number: Mark}.
 
-    folder: a copy that its code may change; prepared: from prepare; hidden: as in Sandbox; seconds: for an answer
+    folder: a copy; prepared: from prepare; hidden: as in Sandbox; seconds: for an answer
     reference: the reference's marks; None when this is the reference
     """
     marks = {}
@@ -245,7 +245,7 @@ def mark_folder(folder, seed, seconds, at_once, out):
     """Mark all submissions of a folder."""
     submissions = find_submissions(folder)
     out = out or common.new_folder("marks")
-    print(f"{len(submissions)} submission{'s' * (len(submissions) != 1)}, inputs drawn with seed {seed}", flush=True)
+    print(f"{len(submissions)} submission(s), {NAMES[level()]}; inputs drawn with seed {seed}", flush=True)
     prepared = prepare(seed)
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
         rows = {"reference": mark_reference(prepared, Path(temporary))}

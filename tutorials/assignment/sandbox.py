@@ -3,20 +3,21 @@
     with Sandbox(folder, hidden) as sandbox:
         answer, seconds = sandbox.ask(case)
 
-The process works in a copy of the submission's folder. It may write nowhere else, open no connection, start no other
-process and load no torch; it may not read what is hidden (other submissions). Its memory and its time have limits. What
-it prints is lost. Questions and answers are arrays and JSON through two pipes, and no pickle: what comes back can be
-wrong, and can do nothing else. A submission that hangs or dies is ended, and started anew for the next task.
-
-This is as far as the standard library goes: Python's audit hooks and Unix's resource limits. They stop accidents and
-pranks; machine code written to break out is another matter, for which there are containers.
+Isolation is the operating system's work. Where bubblewrap is installed and may make a user space of its own, the
+process sees a read-only machine without home folders, /tmp and what is hidden (other submissions), has no network, sees
+no other process, and dies with its parent. Elsewhere it is a plain process that may do what you may do; LEVEL says which.
+Either way its memory, files and time have limits, and what it prints is lost. Questions and answers are arrays and JSON
+through two pipes, and no pickle: what comes back can be wrong, and can do nothing else. A submission that hangs or dies
+is ended, and started anew for the next task.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,15 +36,33 @@ from reference_numpy.data import Drawings, Trials, UserError  # noqa: E402
 from tutorials.assignment.tasks import Case, Seed  # noqa: E402
 
 RECORDS = {record.__name__: record for record in (Drawings, Trials, Seed)}  # what a question may hold beside arrays
-MEMORY, LARGEST_FILE = 4 << 30, 64 << 20  # bytes of address space, which the compiler needs; bytes of a file
+KEPT = ROOT / "reference_numpy" / "__pycache__"  # with the machine code of the reference's loops
+LIMITS = {"AS": 4 << 30, "FSIZE": 64 << 20, "CORE": 0, "CPU": 600, "NOFILE": 128}  # bytes, seconds, files
 LARGEST_ANSWER = 256 << 20  # bytes
-REFUSED = ("socket.", "subprocess.", "os.fork", "os.exec", "os.system", "os.spawn", "os.posix_spawn", "os.kill",
-           "pty.", "ctypes.dlopen", "ctypes.dlsym", "signal.pthread_kill", "syslog.", "os.setxattr")  # fmt: skip
-PATHS = {  # audit event: which of its arguments are paths that it would change
-    "os.chmod": (0,), "os.chown": (0,), "os.link": (0, 1), "os.mkdir": (0,), "os.remove": (0,), "os.removexattr": (0,),
-    "os.rename": (0, 1), "os.rmdir": (0,), "os.symlink": (1,), "os.truncate": (0,), "os.utime": (0,),
-    "shutil.rmtree": (0,), "sqlite3.connect": (0,),
-}  # fmt: skip
+TEMPORARY = 256 << 20  # bytes of /tmp under bubblewrap, which is memory
+NAMES = {"bubblewrap": "each in bubblewrap", "process": "each a plain process with limits; install bubblewrap to isolate"}
+
+
+def wrapped(folder, hidden):
+    """Return bubblewrap's command line up to the program that it runs; the folder's place in it is /tmp/submission."""
+    command = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", str(TEMPORARY), "--tmpfs", "/tmp"]
+    for place in filter(os.path.isdir, ("/home", "/root", "/run", "/var/tmp", *map(os.path.realpath, hidden))):
+        command += [] if place.startswith("/tmp") else ["--tmpfs", place]
+    needed = sys.prefix, sys.base_prefix, *(ROOT / name for name in ("koch.py", "reference_numpy", "tutorials"))
+    for path in map(str, needed):  # they may lie in what was just hidden
+        command += ["--ro-bind", path, path]
+    if KEPT.is_dir():  # which Numba uses where it may write beside it: serve copies it back
+        command += ["--ro-bind", str(KEPT), "/tmp/kept", "--size", str(TEMPORARY), "--tmpfs", str(KEPT)]
+    return [*command, "--ro-bind", str(folder), "/tmp/submission", "--chdir", "/tmp/submission"]
+
+
+@functools.cache
+def level():
+    """Return "bubblewrap" where it works, else "process"."""
+    if not shutil.which("bwrap"):
+        return "process"
+    return "process" if subprocess.run([*wrapped("/", []), "true"], capture_output=True).returncode else "bubblewrap"
 
 
 class Failure(Exception):
@@ -108,15 +127,17 @@ def unpack(message):
 class Sandbox:
     """Hold the process that runs one submission.
 
-    folder: the copy it works in and may write to; hidden: folders it may not read, its own apart
-    seconds: for an answer; at_all: for all answers together
-    own_work: the reference's functions are no answer; torch: it is a net, may import torch, and score.py asks
+    folder: the copy it works in; hidden: folders it may not read; seconds: for an answer; at_all: for all together
+    own_work: the reference's functions are no answer, and it is isolated; torch: it is a net, may import torch, and
+        score.py asks
     """
 
     def __init__(self, folder, hidden=(), seconds=10, at_all=120, own_work=True, torch=False):
-        self.about = {"folder": str(folder), "hidden": [str(path) for path in hidden]}
-        self.about |= {"own_work": own_work, "torch": torch}
-        self.folder, self.seconds, self.left, self.process = Path(folder), seconds, at_all, None
+        self.folder, self.seconds, self.left, self.process = Path(folder).resolve(), seconds, at_all, None
+        self.wrapper, inside = [], str(self.folder)
+        if own_work and level() == "bubblewrap":
+            self.wrapper, inside = wrapped(self.folder, hidden), "/tmp/submission"
+        self.about = {"folder": inside, "own_work": own_work, "torch": torch}
         self.imported = {}  # modules that were imported once: "", or why they cannot be
 
     def __enter__(self):
@@ -130,12 +151,13 @@ class Sandbox:
         self.end()
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
-        command = [sys.executable, "-I", "-B", __file__, str(theirs_in), str(theirs_out), json.dumps(self.about)]
+        program = [sys.executable, "-I", "-B", __file__, str(theirs_in), str(theirs_out), json.dumps(self.about)]
         kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "LANG") if name in os.environ}
         threads = {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        own = {"HOME": str(self.folder), "TMPDIR": str(self.folder), "NUMBA_WARNINGS": "0"}
+        writable = "/tmp" if self.wrapper else str(self.folder)
+        own = {"HOME": writable, "TMPDIR": writable, "NUMBA_WARNINGS": "0"}
         self.process = subprocess.Popen(
-            command, cwd=self.folder, env=kept | threads | own, pass_fds=(theirs_in, theirs_out),
+            [*self.wrapper, *program], cwd=self.folder, env=kept | threads | own, pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         os.close(theirs_in), os.close(theirs_out)
@@ -216,7 +238,8 @@ class Sandbox:
             self.end()
             raise Failure("what came back is no answer", lost=True)
         if "error" in answer:
-            raise Failure(str(answer["error"])[:300])
+            said = str(answer["error"])[:300]
+            raise Failure("".join(letter if letter.isprintable() else "?" for letter in said))  # nothing for a terminal
         return answer["answer"], seconds
 
 
@@ -266,61 +289,24 @@ def in_words(error):
     return f"it raised {type(error).__name__}" + (f": {lines[0][:200]}" if lines else "")
 
 
-def limit(about):
-    """Let this process write into its folder alone, and do nothing that reaches out of it; for good."""
+def limit(torch):
+    """Limit this process's memory, files and time for good; a net of torch may have eight times the memory."""
     import resource
 
-    folder, torch = os.path.realpath(about["folder"]), about["torch"]
-    hidden = tuple(os.path.realpath(path) + os.sep for path in about["hidden"])
-    forbidden = () if torch else ("torch", "koch")
-    real, fspath, separator, writes = os.path.realpath, os.fspath, os.sep, os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    refused, paths, inside, is_folder = REFUSED, PATHS, folder + os.sep, os.path.isdir
-
-    def within(path):
-        return not isinstance(path, int) and (real(os.fsdecode(fspath(path))) + separator).startswith(inside)
-
-    def watch(event, arguments):
-        if event == "open":
-            path, mode, flags = arguments
-            if isinstance(path, int):
-                return
-            writing = flags & writes if flags is not None else set(mode or "r") & set("wax+")
-            if writing and not within(path) and path != os.devnull:
-                raise PermissionError(f"a submission may not write {path}")
-            place = real(os.fsdecode(fspath(path))) + separator
-            if not within(path) and (place.startswith(hidden) or is_folder(place)):  # a folder's number leads past this
-                raise PermissionError(f"a submission may not read {path}")
-        elif event in ("os.listdir", "os.scandir"):
-            path = arguments[0] or "."
-            if not within(path) and (isinstance(path, int) or (real(path) + separator).startswith(hidden)):
-                raise PermissionError("a submission may not look there")
-        elif event in paths:
-            if not all(within(arguments[i]) for i in paths[event]):
-                raise PermissionError(f"a submission may not change {arguments[0]}")
-        elif event == "import" and arguments[0].partition(".")[0] in forbidden:
-            raise ImportError(f"{arguments[0]} may not be imported in this assignment")
-        elif event.startswith(refused):
-            raise PermissionError(f"a submission may not use {event}")
-
-    def no(*_, **__):
-        raise PermissionError("a submission may not use this function")
-
-    import _posixsubprocess  # it and two functions of os are not audited
-    import posix
-
-    for module, name in ((posix, "mkfifo"), (posix, "mknod"), (os, "mkfifo"), (os, "mknod"), (subprocess, "_fork_exec"),
-                         (_posixsubprocess, "fork_exec")):  # fmt: skip
-        setattr(module, name, no)
-    for what, most in (("AS", 8 * MEMORY if torch else MEMORY), ("FSIZE", LARGEST_FILE), ("CORE", 0), ("CPU", 600)):
+    for name, most in LIMITS.items():
+        most *= 8 if torch and name == "AS" else 1
         with contextlib.suppress(ValueError, OSError):  # not every system has every limit
-            resource.setrlimit(getattr(resource, f"RLIMIT_{what}"), (most, most))
-    sys.addaudithook(watch)
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    for module in () if torch else ("torch", "koch"):
+        sys.modules[module] = None  # an import of it is an ImportError
 
 
 def serve(read, write, about):
     """Answer questions until there are no more; the submission's own code runs here."""
     questions, answers = Connection(int(read), writable=False), Connection(int(write), readable=False)
     about = json.loads(about)
+    if os.path.isdir("/tmp/kept"):
+        shutil.copytree("/tmp/kept", KEPT, dirs_exist_ok=True)
     import numba
 
     from reference_numpy import compare, pairs  # noqa: F401  what a submission may import, with its compiled loops
@@ -328,7 +314,6 @@ def serve(read, write, about):
 
     tasks.add_tiny_net()
     numba.set_num_threads(1)
-    warm()
     if about["torch"]:
         from tutorials.assignment import nets
 
@@ -343,7 +328,7 @@ def serve(read, write, about):
     sys.path[:] = [about["folder"], *sys.path]
     sys.setrecursionlimit(2000)
     find = Submission(about["folder"], about["own_work"])
-    limit(about)
+    limit(about["torch"])
     answers.send_bytes(pack("ready"))
     while True:
         try:
@@ -355,20 +340,6 @@ def serve(read, write, about):
         except BaseException as error:  # whatever a submission raises, SystemExit too
             answer = pack({"error": in_words(error)})
         answers.send_bytes(answer)
-
-
-def warm():
-    """Let Numba load what it needs to compile and to run threads, before loading more is refused."""
-    import numba
-
-    @numba.njit(parallel=True)
-    def total(x):
-        out = np.zeros(len(x))
-        for i in numba.prange(len(x)):
-            out[i] = x[i] + np.sqrt(x[i])
-        return out
-
-    total(np.ones(4))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 
 import koch
 from reference_numpy.data import Trials
-from tutorials import common, pictures
+from tutorials import common
 from tutorials.assignment.sandbox import Failure, Sandbox
 from tutorials.assignment.tasks import Case
 
@@ -98,11 +98,10 @@ def score_folder(submissions, name, for_all, out=None):
         tensors = koch.Trials(*map(torch.from_numpy, drawn), alphabets=())
         answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), tensors)
         rows["pixel 1-NN (cosine)"][key] = counted(answers.numpy(), drawn)
-    kinds = dict(zip(rows, ("ours", "ours", "pixels")))
     rows |= for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden))
     print_scores(rows, trials)
-    write_scores(rows, trials, kinds, out)
-    print(f"in {out}/: scores.csv, scores.png")
+    write_scores(rows, trials, out / "scores.csv")
+    print(f"results: {out}/scores.csv")
 
 
 def print_scores(rows, trials):
@@ -122,8 +121,8 @@ def print_scores(rows, trials):
     print()
 
 
-def write_scores(rows, trials, kinds, folder):
-    """Write scores.csv and scores.png, the latter of the first trials."""
+def write_scores(rows, trials, path):
+    """Write all that is known of the nets as a CSV."""
     text = io.StringIO(newline="")
     fields = "right", "n", "accuracy", "low", "high", "seconds"
     writer = csv.writer(text)
@@ -131,8 +130,4 @@ def write_scores(rows, trials, kinds, folder):
     for name, row in rows.items():
         found = [row.get(key, {}).get(field, "") for key in trials for field in fields]
         writer.writerow([name, row.get("parameters", ""), *found, row.get("failure", "")])
-    common.write_whole(folder / "scores.csv", text.getvalue().encode("utf-8-sig"))
-    first = next(iter(trials))
-    scored = {name: row[first] for name, row in rows.items() if "failure" not in row}
-    drawn = [{"name": name, "kind": kinds.get(name, "student")} | row for name, row in scored.items()]
-    pictures.draw_scores(drawn, 0.92 if first == "lake" else None, folder / "scores.png")
+    common.write_whole(path, text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
