@@ -299,31 +299,3 @@ def softmax_cross_entropy_forward(logits, same):
 def softmax_cross_entropy_backward(dout, slope):
     """Return dlogits; dout is a number."""
     return np.asarray(dout, slope.dtype) * slope
-
-def contrastive_loss_forward(h1, h2, same, margin=1.0):
-    """Pull same pairs together and push different ones apart until their distance is margin.
-
-    The mean over pairs of same d^2 / 2 + (1 - same) max(0, margin - d)^2 / 2, with d the Euclidean distance of the
-    features (Hadsell, Chopra, LeCun 2006). h1, h2: (N, D); same: (N,) 1 or 0, or bool
-    """
-    same = np.asarray(same).astype(h1.dtype)
-    check(h1.ndim == 2 and h1.shape == h2.shape and same.shape == h1.shape[:1] and h1.size, h1, h2, same)
-    difference = h1 - h2
-    distance = np.sqrt((difference * difference).sum(1))  # (N,)
-    short = np.maximum(0, h1.dtype.type(margin) - distance)
-    losses = (same * distance * distance + (1 - same) * short * short) / 2
-    slope = same - (1 - same) * short / np.where(distance > 0, distance, 1)  # by the difference; at distance 0 it is 0
-    return losses.mean(), difference * slope[:, None] / h1.dtype.type(len(h1))
-
-def contrastive_loss_backward(dout, slope):
-    """Return dh1, dh2; dout is a number."""
-    return np.asarray(dout, slope.dtype) * slope, -np.asarray(dout, slope.dtype) * slope
-
-def l2_penalty_forward(w, l2):
-    """Return l2 times the sum of the squared weights, lambda_j |w|^2 (§3.2); w: any shape, l2: a number >= 0."""
-    check(l2 >= 0, w)
-    return w.dtype.type(l2) * (w * w).sum(), 2 * w.dtype.type(l2) * w
-
-def l2_penalty_backward(dout, slope):
-    """Return dw = 2 lambda_j w, times dout, a number."""
-    return np.asarray(dout, slope.dtype) * slope

@@ -40,11 +40,6 @@ def torch_softmax_cross_entropy(logits, same):
     return losses[same & ~torch.eye(len(same[0]), dtype=torch.bool)].mean()
 
 
-def torch_contrastive_loss(h1, h2, same, margin=1.0):
-    distance = (h1 - h2).norm(dim=1)
-    return (same * distance**2 / 2 + (1 - same) * (margin - distance).clamp(min=0) ** 2 / 2).mean()
-
-
 TORCH = {  # layer: what it computes, by how many of its arguments there are gradients
     "conv2d": (torch_conv2d, 3),
     "pad": (torch_pad, 1),
@@ -56,8 +51,6 @@ TORCH = {  # layer: what it computes, by how many of its arguments there are gra
     "l1_join": (torch_l1_join, 4),
     "bce_with_logits": (F.binary_cross_entropy_with_logits, 1),
     "softmax_cross_entropy": (torch_softmax_cross_entropy, 1),
-    "contrastive_loss": (torch_contrastive_loss, 2),
-    "l2_penalty": (lambda w, l2: l2 * (w * w).sum(), 1),
 }
 
 # Inputs: float64 here, of both dtypes in the tests --------------------------------------------------------------------
@@ -107,10 +100,6 @@ def softmax(a, characters, draw, factor=1.0):
     """Logits of a alphabets; each drawing's character is drawn anew, in another order."""
     shuffled = np.array([draw.permutation(characters) for _ in range(a)])  # (A, n)
     return signed(draw, a, *[len(characters)] * 2) * factor, shuffled[:, :, None] == shuffled[:, None]
-
-
-def contrastive(n, d, draw, factor=1.0, **options):
-    return signed(draw, n, d) * factor, signed(draw, n, d) * factor, coins(draw, n), *options.values()
 
 
 def values(*numbers):
@@ -203,14 +192,6 @@ CASES = [
     ("softmax_cross_entropy-two_characters", partial(softmax, 2, (0, 0, 1))),
     ("softmax_cross_entropy-saturated", partial(softmax, 3, (0, 0, 1, 1, 2, 2), factor=100.0)),
     ("softmax_cross_entropy-extremes", partial(softmax, 2, (0, 0, 1, 1, 2, 2), factor=1000.0)),
-    ("contrastive_loss-any", partial(contrastive, 8, 5)),
-    ("contrastive_loss-one", partial(contrastive, 1, 3)),
-    ("contrastive_loss-near", partial(contrastive, 9, 5, factor=0.1)),
-    ("contrastive_loss-far", partial(contrastive, 9, 5, factor=10.0)),
-    ("contrastive_loss-other_margin", partial(contrastive, 9, 2, margin=2.5)),
-    ("l2_penalty-matrix", lambda draw: (signed(draw, 5, 3), 0.3)),
-    ("l2_penalty-filters", lambda draw: (signed(draw, 3, 2, 2, 4), 1e-4)),
-    ("l2_penalty-none", lambda draw: (signed(draw, 4), 0.0)),
 ]
 CASES = [pytest.param(name, make, id=name, marks=marks) for name, make, *marks in CASES]
 FIRST = {case.id.partition("-")[0]: case for case in reversed(CASES)}  # of each layer
@@ -353,19 +334,17 @@ def test_the_softmax_loss_is_koch_softmax_loss(impl, draw, dtype):
 
 def test_labels_may_be_bool_or_integers(impl, draw):
     logits, same = bce(9, draw)
-    h1, h2, _ = contrastive(9, 4, draw)
     scores, pairs = softmax(2, (0, 0, 1, 1), draw)
-    for name, *arguments in (("bce_with_logits", logits), ("contrastive_loss", h1, h2)):
-        wanted = run(impl, name, (*arguments, same))
-        for dtype in (bool, np.int64, np.uint8):
-            assert_same(run(impl, name, (*arguments, same.astype(dtype)), wanted.dout), wanted)
+    wanted = run(impl, "bce_with_logits", (logits, same))
+    for dtype in (bool, np.int64, np.uint8):
+        assert_same(run(impl, "bce_with_logits", (logits, same.astype(dtype)), wanted.dout), wanted)
     wanted = run(impl, "softmax_cross_entropy", (scores, pairs))
     for dtype in (np.int64, np.float64):
         assert_same(run(impl, "softmax_cross_entropy", (scores, pairs.astype(dtype)), wanted.dout), wanted)
 
 
 def test_a_loss_that_is_weighted_has_gradients_that_are_weighted(impl, draw):
-    for layer in ("bce_with_logits", "softmax_cross_entropy", "contrastive_loss", "l2_penalty"):
+    for layer in ("bce_with_logits", "softmax_cross_entropy"):
         name, make = FIRST[layer].values
         arguments = cast(make(draw), "float32")
         once, thrice = (run(impl, name, arguments, dout) for dout in (1.0, 3.0))  # plain numbers
@@ -423,22 +402,6 @@ def test_the_softmax_loss_by_hand(impl):
     dlogits = as_tuple(impl.softmax_cross_entropy_backward(1.0, cache))[0]
     wanted = [[[0, -1 / 8, 1 / 8], [-2 / 5, 0, 2 / 5], [0, 0, 0]]]
     np.testing.assert_allclose(dlogits, wanted, rtol=1e-14, atol=1e-16)
-
-
-def test_the_contrastive_loss_by_hand(impl):
-    h1 = np.array([[3.0, 4], [0.3, 0.4], [3, 4], [1, 1]])  # distances 5, 1/2, 5, 0
-    h2, same = np.array([[0.0, 0], [0, 0], [0, 0], [1, 1]]), np.array([1, 0, 0, 0])
-    loss, cache = impl.contrastive_loss_forward(h1, h2, same)
-    assert loss == pytest.approx((25 / 2 + 0.25 / 2 + 0 + 1 / 2) / 4, rel=1e-14)
-    dh1, dh2 = impl.contrastive_loss_backward(1.0, cache)
-    np.testing.assert_allclose(dh1, [[0.75, 1], [-0.3 / 4, -0.4 / 4], [0, 0], [0, 0]], rtol=1e-14, atol=1e-16)
-    assert np.array_equal(dh1, -dh2)
-
-
-def test_the_penalty_by_hand(impl):
-    loss, cache = impl.l2_penalty_forward(np.array([[1.0, -2], [0, 3]]), 0.5)
-    assert loss == 7
-    assert as_tuple(impl.l2_penalty_backward(1.0, cache))[0].tolist() == [[1, -2], [0, 3]]
 
 
 def test_batchnorm_by_hand(impl):
@@ -515,9 +478,6 @@ def far_from_kinks(name, arguments, draw):
         else:
             x = 0.01 * draw.permutation(x.size).reshape(x.shape)
             others[0] = 0.01 * draw.permutation(others[0].size).reshape(others[0].shape) + 0.005
-    elif layer == "contrastive_loss":
-        signs = np.sign(draw.standard_normal(x.shape))
-        x = others[0] + draw.uniform(0.02, 0.9, (len(x), 1)) / np.sqrt(x.shape[1]) * signs
     return (x, *others)
 
 
@@ -655,9 +615,6 @@ WRONG = {  # layer: arguments that do not fit, and which of them the error names
     "softmax_cross_entropy-labels": ((zeros(1, 3, 3), zeros(1, 3, 4)), 2),
     "softmax_cross_entropy-axes": ((zeros(3, 3), zeros(3, 3)), 1),
     "softmax_cross_entropy-no_same_pair": ((zeros(1, 3, 3), np.eye(3)[None]), 1),
-    "contrastive_loss-features": ((zeros(2, 3), zeros(2, 4), zeros(2)), 2),
-    "contrastive_loss-labels": ((zeros(2, 3), zeros(2, 3), zeros(3)), 3),
-    "contrastive_loss-none": ((zeros(0, 3), zeros(0, 3), zeros(0)), 1),
 }
 
 
@@ -670,14 +627,14 @@ def test_shapes_that_do_not_fit_raise_an_error_that_names_them(impl, name):
     assert all(str(a.shape).replace(" ", "") in text for a in arguments[:n_named])
 
 
-SEVERAL = ("conv2d", "linear", "batchnorm", "l1_join", "contrastive_loss")  # layers of several float arrays
+SEVERAL = ("conv2d", "linear", "batchnorm", "l1_join")  # layers of several float arrays
 
 
 @pytest.mark.parametrize("layer", SEVERAL)
 def test_dtypes_that_differ_raise_an_error_that_names_them(impl, draw, layer):
     name, make = FIRST[layer].values
     arguments = make(draw)
-    for i, argument in enumerate(arguments[:2] if layer == "contrastive_loss" else arguments):
+    for i, argument in enumerate(arguments):
         if is_float(argument):
             mixed = (*arguments[:i], argument.astype(np.float32), *arguments[i + 1 :])
             with pytest.raises(ValueError, match="float32") as error:

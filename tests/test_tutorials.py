@@ -211,14 +211,6 @@ def test_output_that_was_missing_is_put_in_and_that_of_nothing_goes():
     assert renewed("```python\nx = 1\n```\n\n```text\n1\n```\nend\n") == "```python\nx = 1\n```\nend\n"
 
 
-def test_a_block_that_is_left_out_keeps_its_output(monkeypatch):
-    page = PAGE.replace("```python\n", "```python mnist\n").replace("a 0.25\n```\n\nB", "stored\n```\n\nB")
-    monkeypatch.setattr(build, "mnist_at_hand", lambda: False)
-    assert ran(page)[1][0].output == "stored\n" and build.differences(*ran(page)) == []
-    monkeypatch.setattr(build, "mnist_at_hand", lambda: True)
-    assert ran(page)[1][0].output == "a 0.25\n" and len(build.differences(*ran(page))) == 1
-
-
 def test_blocks_share_their_names():
     assert "```text\n3\n```" in renewed("```python\nx = 3\n```\n\n```python\nprint(x)\n```\n")
 

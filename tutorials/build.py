@@ -6,13 +6,10 @@
 
 The Markdown files are the source: tutorials/1-NAME.md, and solutions/1-NAME.md, which goes on where its tutorial ends.
 A ```python block is run, after those before it; the ```text block that follows it is what it printed, and a line
-![caption](figures/1-1.png) after that is the figure that its plt.show() showed. Two words after ```python:
-
-    varies    other machines have other numbers (times, trainings), so that only the words are compared
-    mnist     left out where MNIST is neither at hand nor to be downloaded
-
-Numbers with decimals may differ by one in their last digit. Without Omniglot the tutorials run on invented alphabets,
-and then it is only said whether they run. What a notebook holds is made of its Markdown and figures, nothing else.
+![caption](figures/1-1.png) after that is the figure that its plt.show() showed. What a ```python varies block prints has
+other numbers on other machines (times, trainings): only its words are compared. Elsewhere numbers with decimals may
+differ by one in their last digit. Without Omniglot the tutorials run on invented alphabets, and then it is only said
+whether they run. What a notebook holds is made of its Markdown and figures, nothing else.
 """
 
 import ast
@@ -43,7 +40,6 @@ from tutorials import common, pictures  # noqa: E402
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[[^\n]*\]\((?:\.\./)?(figures/[\w.-]+)\)\n", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
-WORDS = {"varies", "mnist"}  # what may stand after ```python
 FETCH = '''\
 # This cell finds the project's folder; run alone, as on Colab, it fetches the project first.
 import os, subprocess, sys
@@ -66,26 +62,25 @@ sys.path.insert(0, os.getcwd())
 class Block(NamedTuple):
     """Hold a block of code.
 
-    before: the prose above it; source, words: its code, and what stands after ```python; line: where the code begins
+    before: the prose above it; source: its code; varies: it stands after ```python; line: where the code begins
     output: the ```text block right below it, or None
     """
 
     before: str
     source: str
-    words: set
+    varies: bool
     line: int
     output: str | None
 
 
 def split(text):
-    """Split a tutorial into its Blocks and the prose after the last. Raises UserError for a word not among WORDS."""
+    """Split a tutorial into its Blocks and the prose after the last. Raises UserError for ```python and another word than varies."""
     blocks, end = [], 0
     for found in BLOCK.finditer(text):
-        words = set(found[1].split())
-        if unknown := words - WORDS:
-            raise UserError(f"```python {' '.join(unknown)}: after ```python stands {' or '.join(sorted(WORDS))}")
+        if found[1] not in ("", " varies"):
+            raise UserError(f"```python{found[1]}: after ```python stands nothing or varies")
         line = text[: found.start(2)].count("\n") + 1
-        blocks.append(Block(text[end : found.start()], found[2], words, line, found[3]))
+        blocks.append(Block(text[end : found.start()], found[2], bool(found[1]), line, found[3]))
         end = found.end()
     return blocks, text[end:]
 
@@ -94,8 +89,7 @@ def join(blocks, rest):
     """Return the Markdown of what split returns."""
     text = ""
     for block in blocks:
-        words = "".join(f" {word}" for word in sorted(block.words))
-        text += f"{block.before}```python{words}\n{block.source}```\n"
+        text += f"{block.before}```python{' varies' if block.varies else ''}\n{block.source}```\n"
         if block.output:
             text += f"\n```text\n{block.output}```\n"
     return text + rest
@@ -119,9 +113,6 @@ def run(path, blocks, namespace, number, figures):
 
     plt.show, new = show, []
     for block in blocks:
-        if "mnist" in block.words and not mnist_at_hand():
-            new.append(block)  # its stored output is kept
-            continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             tree = ast.parse(block.source, str(path))
@@ -133,15 +124,6 @@ def run(path, blocks, namespace, number, figures):
     return new
 
 
-def mnist_at_hand():
-    """Say whether MNIST can be had."""
-    try:
-        koch.load_mnist()
-    except UserError:
-        return False
-    return True
-
-
 # Comparing ------------------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +133,7 @@ def differences(old, new):
     for stored, ran in zip(old, new):
         lines = ((block.output or "").splitlines() for block in (stored, ran))
         for kept, printed in itertools.zip_longest(*lines, fillvalue=""):
-            if not alike(kept, printed, "varies" in stored.words):
+            if not alike(kept, printed, stored.varies):
                 said.append(f"line {stored.line}: the block prints {printed.strip()!r}, stored is {kept.strip()!r}")
                 break
     return said

@@ -167,27 +167,20 @@ def draw_marks(shares, points, tasks, path):
     shares: {name: [fraction of the task's cases, or NaN where it was not handed in]}; points: {name: number}
     tasks: the columns' names
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     names, height = list(shares), 1.6 + 0.24 * len(shares)
     figure = new_figure(2.5 + 0.42 * len(tasks), height)
     axes = figure.subplots()
     table = np.ma.masked_invalid(np.array([shares[name] for name in names], float))
-    drawn = axes.imshow(100 * table, cmap=shade_of(RIGHT), vmin=0, vmax=100, aspect="auto")
-    for y, x in np.argwhere(~table.mask & (table < 1)) if table.mask.any() else np.argwhere(table < 1):
+    shades = LinearSegmentedColormap.from_list("shades", ["white", RIGHT])
+    drawn = axes.imshow(100 * table, cmap=shades, vmin=0, vmax=100, aspect="auto")
+    for y, x in np.argwhere(table.filled(1) < 1):
         colour = "white" if table[y, x] > 0.6 else INK
         axes.text(x, y, f"{100 * table[y, x]:.0f}", fontsize=6.5, ha="center", va="center", color=colour)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7.5)
     axes.set_yticks(range(len(names)), [f"{name[:24]}  {points[name]:g}" for name in names], fontsize=7.5)
-    axes.set_xticks(np.arange(len(tasks) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(names) - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="both", length=0)
     axes.set_ylabel("submission, points", fontsize=9)
     figure.colorbar(drawn, label="cases of the task right (%)", shrink=min(1, 2.2 / height), pad=0.02)
     save(figure, path)
-
-
-def shade_of(colour):
-    """Return Matplotlib's map from white to a colour."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("shades", ["white", colour])

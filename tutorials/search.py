@@ -3,10 +3,9 @@
     python tutorials/search.py                        20 random trials on a short schedule, then 8 near the best
     python tutorials/search.py --size 105             the same for the paper's own net: for a GPU
 
-The paper searched its ranges by Bayesian optimisation; random search draws from the same ranges, needs no other package
-and loses little where a few values matter and most do not (Bergstra and Bengio 2012). Every other trial draws one value
-for all layers: 3 numbers to find instead of 24. Then each layer's values vary around the best trial's. Each result
-is a line of a CSV; stopped and started again, the search goes on where it was. Only validation alphabets are looked at.
+The paper searched its ranges by Bayesian optimisation; random search draws from the same ranges and needs no other
+package. Every other trial draws one value for all layers. Then each layer's values vary around the best trial's. Each
+result is a line of a CSV; started again, the search goes on where it was. Only validation alphabets are looked at.
 """
 
 import concurrent.futures
@@ -35,8 +34,7 @@ def draw(number, size, near=None):
     """Draw the values of one trial of the search, as koch.Config takes them: {"learning_rates": "0.01,0.02,...", ...}.
 
     Odd numbers draw each layer's own values, even ones the same for all layers; the same number draws the same values.
-    near: a trial's values, to vary: rates and penalties by a factor of two or so, momenta by a tenth or so, and never
-    out of the ranges.
+    near: a trial's values, to vary: rates and penalties by a factor of about two, momenta by about a tenth
     """
     rng, values = random.Random(number), {}
     for name, (low, high) in RANGES.items():

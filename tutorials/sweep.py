@@ -17,9 +17,7 @@ N_TRIALS = 2000  # for each number of ways and shots
 
 def with_shots(trials, n_drawers, shot, rng):
     """Give each character of trials more support images, by the same drawers for all: (n_trials, n_way, shot) int64.
-
-    The first drawer is the one that the trial has; the test image's drawer is none of them.
-    """
+    The first drawer is the one that the trial has; the test image's drawer is none of them."""
     order = torch.rand(len(trials.test), n_drawers, generator=rng)
     order.scatter_(1, trials.support[:, :1] % n_drawers, 2.0)
     order.scatter_(1, trials.test[:, None] % n_drawers, -1.0)

@@ -55,8 +55,6 @@ def train(config, training, loss, optimizer, rate, lr_step):
             if lr_step:
                 chosen.param_groups[0]["lr"] = chosen.param_groups[0]["highest"] * 0.1 ** (step // lr_step)
             chosen.step()
-        if step % max(1, config.steps // 10) == 0:
-            print(f"step {step}, loss {value.item():.3f}", flush=True)
     return run.net.eval()
 
 
@@ -71,10 +69,10 @@ def main():
     how = {name: options.pop(name) for name in ("loss", "optimizer", "rate", "lr_step")}
     config = koch.settle(koch.Config(**{"steps": 300, "size": 35, "device": "cpu"} | options))
     drawings, data = koch.load_data(config)
-    config = dataclasses.replace(config, data=data)
     training, validation, test = koch.split(drawings)
     net = train(config, training, **how)
-    net.config, net.calibration = config, koch.calibrate(net, validation)
+    net.config = config = dataclasses.replace(config, data=data)
+    net.calibration = koch.calibrate(net, validation)
     koch.evaluate(net, test, config)
 
 

@@ -1,11 +1,11 @@
-"""How exact and how fast is the whole net by hand, beside koch.py's by torch, forwards and backwards?
+"""How fast is a training step of the net by hand, beside koch.py's by torch? python tutorials/whole_nets.py
 
-    python tutorials/whole_nets.py [--quick]    sizes 35 and 105, or 35 alone
-
-32 pairs, float32, the same number of threads. Errors are against torch in float64, over the largest entry.
+32 pairs, float32, forwards and backwards, the same number of threads; the tests hold the two against each other.
 """
 
+import statistics
 import sys
+import timeit
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -13,68 +13,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import koch
-from reference_numpy import compare, layers, network
-from tutorials.common import Parser
-
-def by_torch(net, images, same):
-    """Return forward and backward of a net of koch.py on pairs, as compare.measure calls them."""
-    dtype = net.join.weight.dtype
-    x1, x2, wanted = (torch.from_numpy(array).to(dtype) for array in (*images, same))
-
-    def forward():
-        loss = F.binary_cross_entropy_with_logits(net.logit(net.features(x1), net.features(x2)), wanted)
-        return loss.detach().numpy(), loss
-
-    def backward(dout, loss):
-        return tuple(gradient.numpy() for gradient in torch.autograd.grad(loss, list(net.parameters())))
-
-    return forward, backward
+from reference_numpy import layers, network
 
 
-def by_hand(net, images, same):
-    """Return the same by reference_numpy, with the weights of a net of koch.py."""
+def milliseconds(step, repeat=5):
+    """Return the median time of a function, after one call that is not counted."""
+    step()
+    return 1e3 * statistics.median(timeit.repeat(step, number=1, repeat=repeat))
+
+
+def compare_nets(size):
+    """Time both nets on the same pairs with the same weights, and print a row."""
+    net, rng, same = koch.SiameseNet(size).train(), np.random.default_rng(0), np.arange(32) % 2
+    x1, x2 = (rng.random((32, 1, size, size), np.float32) for _ in range(2))
     parameters = {name: tensor.numpy().copy() for name, tensor in net.state_dict().items()}
-    names = [name for name, _ in net.named_parameters()]
+    both, wanted = torch.from_numpy(np.concatenate([x1, x2])), torch.from_numpy(same).float()
 
-    def forward():
-        logits, cache = network.siamese_forward(parameters, *images, training=True)
-        loss, slope = layers.bce_with_logits_forward(logits, same)
-        return loss, (slope, cache)
+    def by_torch():
+        koch.cross_entropy(net, net.features(both), wanted).backward()
 
-    def backward(dout, cache):
-        slope, twins = cache
-        gradients = network.siamese_backward(layers.bce_with_logits_backward(dout, slope), twins)
-        return tuple(gradients[name] for name in names)
+    def by_hand():
+        logits, cache = network.siamese_forward(parameters, x1, x2, training=True)
+        _, slope = layers.bce_with_logits_forward(logits, same)
+        network.siamese_backward(layers.bce_with_logits_backward(1.0, slope), cache)
 
-    return forward, backward
-
-
-def compare_nets(size, seed=0):
-    """Measure torch and the reference and print a row for each: times, and the errors of loss and gradients."""
-    torch.manual_seed(seed)
-    net = koch.SiameseNet(size).train()
-    rng, same = np.random.default_rng(seed), np.arange(32) % 2
-    images = [rng.random((32, 1, size, size), np.float32) for _ in range(2)]  # no ties: a pool's choice is rounding's
-    ways = {"torch": by_torch(net, images, same), "reference": by_hand(net, images, same)}
-    results = {name: compare.measure(*way, (), 1.0, 3 * compare.BUDGET) for name, way in ways.items()}
-    exact = compare.measure(*by_torch(net.double(), images, same), (), 1.0, 0.0)
-    largest = max(np.abs(gradient).max() for gradient in exact.gradients)
-    print(f"size {size}, 32 pairs    forward  backward   / torch    error of: loss  gradients")
-    for name, result in results.items():
-        seconds, loss_error = result.forward + result.backward, abs(float(result.out) / float(exact.out) - 1)
-        error = max(np.abs(a - b).max() for a, b in zip(result.gradients, exact.gradients, strict=True)) / largest
-        ratio = seconds / (results["torch"].forward + results["torch"].backward)
-        print(f"  {name:14}{1e3 * result.forward:11.1f}{1e3 * result.backward:10.1f}{ratio:10.2f}", end="")
-        print(f"{loss_error:20.0e}{error:11.0e}", flush=True)
+    times = milliseconds(by_torch), milliseconds(by_hand)
+    print(f"{size}x{size}: torch {times[0]:,.0f} ms, by hand {times[1]:,.0f} ms, {times[1] / times[0]:.2f} times as long")
 
 
 if __name__ == "__main__":
-    parser = Parser(prog="whole_nets.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="size 35 alone")
-    quick = parser.parse_args().quick
     torch.set_num_threads(numba.get_num_threads())
-    for pixels in (35,) if quick else (35, 105):
+    for pixels in koch.SIZES:
         compare_nets(pixels)

@@ -124,7 +124,7 @@ def unpack(message):
 # The side of the marker -----------------------------------------------------------------------------------------------
 
 
-class Sandbox:
+class Sandbox(contextlib.AbstractContextManager):
     """Hold the process that runs one submission.
 
     folder: the copy it works in; hidden: folders it may not read; seconds: for an answer; at_all: for all together
@@ -139,9 +139,6 @@ class Sandbox:
             self.wrapper, inside = wrapped(self.folder, hidden), "/tmp/submission"
         self.about = {"folder": inside, "own_work": own_work, "torch": torch}
         self.imported = {}  # modules that were imported once: "", or why they cannot be
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         self.end()

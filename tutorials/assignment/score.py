@@ -101,7 +101,7 @@ def score_folder(submissions, name, for_all, out=None):
     rows |= for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden))
     print_scores(rows, trials)
     write_scores(rows, trials, out / "scores.csv")
-    print(f"results: {out}/scores.csv")
+    print(f"\nresults: {out}/scores.csv")
 
 
 def print_scores(rows, trials):
@@ -118,7 +118,6 @@ def print_scores(rows, trials):
             seconds = f"{r['seconds']:9.1f}" if "seconds" in r else ""
             said = f"{100 * r['accuracy']:6.2f}  {100 * r['low']:5.1f} .. {100 * r['high']:5.1f}"
             print(f"{name:{width}} {said}  {row['parameters']:>12,}{seconds}")
-    print()
 
 
 def write_scores(rows, trials, path):

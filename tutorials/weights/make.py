@@ -24,23 +24,16 @@ def make(run):
     state["net"] = {name: t.half() if t.is_floating_point() else t for name, t in state["net"].items()}
     state["config"] = results["config"] | {"data_dir": "", "name": ""}  # nobody's folders
     torch.save(state, HERE / "reduced.pt")
-    net = koch.load_checkpoint(HERE / "reduced.pt")
-    counted = koch.counted(koch.one_shot_answers(net, lake := koch.lake_trials()) == lake.answers)
-    right, (low, high) = counted["right"], counted["interval"]
-    config = results["config"]
-    text = [
-        f"reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision",
-        f"command:    python koch.py train --seed {config['seed']}   (the default, {config['steps']:,} steps)",
-        f"data:       {config['data']}, the 30 alphabets of the background set",
-        f"made with:  torch {results['torch']}, {results['seconds']:.0f} s of training",
-        f"score:      {right} of Lake's 400 one-shot trials: {right / 4:.2f} %, 95 % interval {100 * low:.1f} .. "
-        f"{100 * high:.1f} (the run itself, in {config['precision']}: {results['lake']['right']})",
-        f"threshold:  {net.calibration.threshold:.4f} (a logit), chosen on 10,000 validation pairs",
-        "made by:    python tutorials/weights/make.py runs/RUN",
-    ]
-    (HERE / "reduced.txt").write_text("\n".join(text) + "\n")
-    print("\n".join(text))
-    return 0
+    net, lake = koch.load_checkpoint(HERE / "reduced.pt"), koch.lake_trials()
+    right = koch.counted(koch.one_shot_answers(net, lake) == lake.answers)["right"]
+    text = f"""reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision
+command:    python koch.py train --seed {net.config.seed}   (the default, {net.config.steps:,} steps)
+made with:  torch {results["torch"]}, {results["seconds"]:.0f} s of training on {net.config.data}
+score:      {right} of Lake's 400 one-shot trials (the run itself, in {net.config.precision}: {results["lake"]["right"]})
+made by:    python tutorials/weights/make.py runs/RUN
+"""
+    (HERE / "reduced.txt").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
