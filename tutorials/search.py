@@ -82,8 +82,8 @@ def search(path, n_trials, n_near, steps, workers, options):
         done = {int(row["trial"]) for row in read_rows(path, steps)}
         wanted = [number for number in numbers if number not in done]
         with concurrent.futures.ProcessPoolExecutor(workers) as pool:
-            drawn = ((number, steps, draw(number, options["size"], near), options) for number in wanted)
-            for future in concurrent.futures.as_completed([pool.submit(score, *arguments) for arguments in drawn]):
+            waiting = [pool.submit(score, n, steps, draw(n, options["size"], near), options) for n in wanted]
+            for future in concurrent.futures.as_completed(waiting):
                 row, new = future.result(), not path.exists()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("a", newline="") as file:
