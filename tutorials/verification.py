@@ -16,8 +16,7 @@ from tutorials.common import RUNS, guarded
 def main():
     config = koch.settle(koch.Config())
     net = koch.choose_net(sys.argv[1] if len(sys.argv) > 1 else None, config)
-    drawings, _ = koch.load_data(config)
-    _, _, test = koch.split(drawings)
+    _, _, test = koch.split(koch.load_data(config)[0])
     test, threshold = koch.only_drawers(test, "test"), net.calibration.threshold
     pairs = koch.draw_pairs(test, koch.N_PAIRS, torch.Generator().manual_seed(koch.TRIALS_SEED + 1))
     logits, images, mistakes = koch.pair_logits(net, test, pairs), test.images.flatten(0, 1), {}
