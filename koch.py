@@ -1101,9 +1101,9 @@ def choose_net(checkpoint, config):
     rivals = [path for path in paths if states[path]["config"].data == data]
     path = max(rivals, key=lambda path: states[path].get("validation") or 0)
     net, hours = load_checkpoint(path, config), (time.time() - path.stat().st_mtime) / 3600
-    known = f"{100 * net.validation:.1f} %" if net.validation else "not known"
+    known = f"{100 * net.validation:.1f} % of the validation trials right" if net.validation else "validation not known"
     rank = f"best of {len(rivals)} trained on {data}"
-    print(f"{os.path.relpath(path)}, {rank}: {known} of the validation trials right, {hours:.1f} hours old", flush=True)
+    print(f"{os.path.relpath(path)}, {rank}: {known}, {hours:.1f} hours old", flush=True)
     if net.calibration is None:  # of a training that was stopped
         _, validation, _ = split(load_data(dataclasses.replace(config, data=data.replace("omniglot", "auto")))[0])
         net.calibration = calibrate(net, validation)
