@@ -1042,13 +1042,13 @@ def evaluate(net, test, config):
     title = f"percent right, trained on {Path(net.config.data).name[:24]}"
     print(f"\n{title:<50}this net   95 % interval  pixel 1-NN  chance")
     results = {"verification": verify(net, net.calibration, test) | {"chance": 0.5}}
-    pixels, answers = PixelNearestNeighbour(), {}
-    h, h_pixels = (image_features(model, test.images.flatten(0, 1)) for model in (net, pixels))
+    nearest, answers = PixelNearestNeighbour(), {}
+    h, h_nearest = (image_features(model, test.images.flatten(0, 1)) for model in (net, nearest))
     for key, trials in drawn.items():
         fresh = key != "lake"  # of the drawings in test, whose features are there
         answers[key] = one_shot_answers(net, trials, h if fresh else None)
         results[key] = counted(answers[key] == trials.answers) | {"chance": 1 / trials.support.shape[1]}
-        results[key]["pixels"] = one_shot_accuracy(pixels, trials, h_pixels if fresh else None)
+        results[key]["pixels"] = one_shot_accuracy(nearest, trials, h_nearest if fresh else None)
     for key, result in results.items():
         low, high = result["interval"]
         pixels = f"{100 * result['pixels']:.2f}" if "pixels" in result else ""

@@ -5,10 +5,10 @@
 
 Isolation is the operating system's work. Where bubblewrap is installed and may make a user space of its own, the
 process sees a read-only machine without home folders, /tmp and what is hidden (other submissions), has no network, sees
-no other process, and dies with its parent. Elsewhere it is a plain process that may do what you may do; LEVEL says which.
-Either way its memory, files and time have limits, and what it prints is lost. Questions and answers are arrays and JSON
-through two pipes, and no pickle: what comes back can be wrong, and can do nothing else. A submission that hangs or dies
-is ended, and started anew for the next task.
+no other process, and dies with its parent. Elsewhere it may do what you may do; level() says which of the two. Either
+way memory, files and time have limits, and what it prints is lost. Questions and answers are arrays and JSON through
+two pipes, and no pickle: what comes back can be wrong, and can do nothing else. A submission that hangs or dies is
+ended, and started anew for the next task.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ KEPT = ROOT / "reference_numpy" / "__pycache__"  # with the machine code of the 
 LIMITS = {"AS": 4 << 30, "FSIZE": 64 << 20, "CORE": 0, "CPU": 600, "NOFILE": 128}  # bytes, seconds, files
 LARGEST_ANSWER = 256 << 20  # bytes
 TEMPORARY = 256 << 20  # bytes of /tmp under bubblewrap, which is memory
-NAMES = {"bubblewrap": "each in bubblewrap", "process": "each a plain process with limits; install bubblewrap to isolate"}
+NAMES = {"bubblewrap": "each in bubblewrap", "process": "each a plain process; install bubblewrap to isolate it"}
 
 
 def wrapped(folder, hidden):
@@ -48,8 +48,9 @@ def wrapped(folder, hidden):
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--ro-bind", "/", "/"]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev", "--size", str(TEMPORARY), "--tmpfs", "/tmp"]
     for place in filter(os.path.isdir, ("/home", "/root", "/run", "/var/tmp", *map(os.path.realpath, hidden))):
-        command += [] if place.startswith("/tmp") else ["--tmpfs", place]
-    needed = sys.prefix, sys.base_prefix, *(ROOT / name for name in ("koch.py", "reference_numpy", "tutorials"))
+        command += [] if Path(place).is_relative_to("/tmp") else ["--tmpfs", place]
+    own = (f"tutorials/assignment/{name}.py" for name in ("sandbox", "tasks", "nets"))  # and nothing beside them
+    needed = sys.prefix, sys.base_prefix, *(ROOT / name for name in ("koch.py", "reference_numpy", *own))
     for path in map(str, needed):  # they may lie in what was just hidden
         command += ["--ro-bind", path, path]
     if KEPT.is_dir():  # which Numba uses where it may write beside it: serve copies it back
@@ -60,9 +61,8 @@ def wrapped(folder, hidden):
 @functools.cache
 def level():
     """Return "bubblewrap" where it works, else "process"."""
-    if not shutil.which("bwrap"):
-        return "process"
-    return "process" if subprocess.run([*wrapped("/", []), "true"], capture_output=True).returncode else "bubblewrap"
+    works = shutil.which("bwrap") and not subprocess.run([*wrapped("/", []), "true"], capture_output=True).returncode
+    return "bubblewrap" if works else "process"
 
 
 class Failure(Exception):
