@@ -6,8 +6,8 @@
 
 The Markdown files are the source: tutorials/1-NAME.md, and solutions/1-NAME.md, which goes on where its tutorial ends.
 A ```python block is run, after those before it; the ```text block that follows it is what it printed, and a line
-![caption](figures/1-1.png) after that is the figure that its plt.show() showed. What a ```python varies block prints has
-other numbers on other machines (times, trainings): only its words are compared. Elsewhere numbers with decimals may
+![caption](figures/1-1.png) after that is the figure that its plt.show() showed. What a ```python varies block prints
+has other numbers on other machines (times, trainings): only its words are compared. Elsewhere numbers with decimals may
 differ by one in their last digit. Without Omniglot the tutorials run on invented alphabets, and then it is only said
 whether they run. What a notebook holds is made of its Markdown and figures, nothing else.
 """
@@ -74,7 +74,7 @@ class Block(NamedTuple):
 
 
 def split(text):
-    """Split a tutorial into its Blocks and the prose after the last. Raises UserError for ```python and another word than varies."""
+    """Split a tutorial into its Blocks and the prose after the last. UserError for ```python and another word than varies."""
     blocks, end = [], 0
     for found in BLOCK.finditer(text):
         if found[1] not in ("", " varies"):

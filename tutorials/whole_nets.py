@@ -40,7 +40,7 @@ def compare_nets(size):
         network.siamese_backward(layers.bce_with_logits_backward(1.0, slope), cache)
 
     times = milliseconds(by_torch), milliseconds(by_hand)
-    print(f"{size}x{size}: torch {times[0]:,.0f} ms, by hand {times[1]:,.0f} ms, {times[1] / times[0]:.2f} times as long")
+    print(f"{size}x{size}: torch {times[0]:,.0f} ms, by hand {times[1]:,.0f} ms, ratio {times[1] / times[0]:.2f}")
 
 
 if __name__ == "__main__":

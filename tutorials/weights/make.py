@@ -29,7 +29,7 @@ def make(run):
     text = f"""reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision
 command:    python koch.py train --seed {net.config.seed}   (the default, {net.config.steps:,} steps)
 made with:  torch {results["torch"]}, {results["seconds"]:.0f} s of training on {net.config.data}
-score:      {right} of Lake's 400 one-shot trials (the run itself, in {net.config.precision}: {results["lake"]["right"]})
+score:      {right} of Lake's 400 trials (the run itself, in {net.config.precision}: {results["lake"]["right"]})
 made by:    python tutorials/weights/make.py runs/RUN
 """
     (HERE / "reduced.txt").write_text(text)
