@@ -74,7 +74,7 @@ class Block(NamedTuple):
 
 
 def split(text):
-    """Split a tutorial into its Blocks and what follows the last. UserError for ```python and another word than varies."""
+    """Split a tutorial into its Blocks and what follows the last. UserError for another word than varies."""
     blocks, end = [], 0
     for found in BLOCK.finditer(text):
         if found[1] not in ("", " varies"):
