@@ -16,7 +16,6 @@ it says "ours", the paper is silent.
 
 import argparse
 import contextlib
-import copy
 import dataclasses
 import functools
 import gzip
@@ -45,7 +44,6 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 # § 3.1 Model ----------------------------------------------------------------------------------------------------------
 
 SIZES = (35, 105)  # pixels: §4.1 has 105; §4.4 shrinks them by 3
-PAPER_PARAMETERS = 38_951_745  # 6,464 + 401,536 + 262,272 + 524,544 + 37,752,832 + 4,097
 
 def paper_twin():
     """Return the layers of the paper's twin: (N, 1, 105, 105) -> (N, 4096) in 0..1 (§3.1, figure 4)."""
@@ -73,7 +71,6 @@ def reduced_twin():
 class SiameseNet(nn.Module):
     """Join two twins that share all their weights (§3.1): there is one in memory, and both images go through it.
     size: 105 for the paper's net (38,951,745 parameters) or 35 for the reduced net (988,865), in pixels"""
-
     def __init__(self, size=105):
         super().__init__()
         if size not in SIZES:
@@ -81,7 +78,7 @@ class SiameseNet(nn.Module):
         self.size = size
         self.precision = "float32"  # of the twin: "float32" or "bfloat16"
         self.twin = paper_twin() if size == 105 else reduced_twin()
-        n_features = 4096 if size == 105 else 512
+        n_features = self.twin[-2].out_features  # 4096 or 512
         # §3.1: p = sigmoid(sum_j alpha_j |h1_j - h2_j|). The printed formula has no bias, so that two equal images
         # would get p = 0.5; every implementation adds one, and it does not change which candidate wins.
         self.join = nn.Linear(n_features, 1)
@@ -90,12 +87,13 @@ class SiameseNet(nn.Module):
                 if parameter.ndim > 1:  # deviates: fast: He's; for --recipe paper paper_initialisation follows
                     nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: from the start, far apart means not the same
+        # ours: an evaluation takes the mean of an image's features and those of four slight distortions of it.
+        self.views = draw_distortions(4, torch.Generator().manual_seed(0), strength=0.7)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters())
-        assert size != 105 or self.n_parameters == PAPER_PARAMETERS
         self.to(memory_format=torch.channels_last)
 
     def features(self, images):
-        """Compute one twin's features: (N, 1, size, size) float, 0..1, 1 = ink -> (N, 4096), or (N, 512) at size 35."""
+        """Compute one twin's features: (N, 1, size, size) float, 0..1, 1 = ink -> (N, 4096); (N, 512) if reduced."""
         x = images.to(self.join.weight.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             h = self.twin(x)
@@ -104,6 +102,13 @@ class SiameseNet(nn.Module):
     def logit(self, h1, h2):
         """Return the log-odds that h1 and h2 are of one character: (N, D), (N, D) -> (N,); leading axes broadcast."""
         return self.join((h1 - h2).abs()).squeeze(-1)
+
+    def logits_within(self, h):
+        """Return logit of all pairs within each group: (A, n, D) -> (A, n, n).
+        sum_j alpha_j |h1_j - h2_j| is a Manhattan distance of alpha_j h_j, for which torch needs no (A, n, n, D)."""
+        alpha = self.join.weight
+        nearer, farther = h * alpha.clamp_min(0), h * alpha.clamp_max(0)  # a difference counts for, or against
+        return self.join.bias + torch.cdist(nearer, nearer, p=1) - torch.cdist(farther, farther, p=1)
 
 # § 3.2 Learning -------------------------------------------------------------------------------------------------------
 
@@ -128,22 +133,24 @@ def draw_distortions(n, rng, strength=1.0):
     theta in [-10, 10] degrees, as radians; shear rho in [-0.3, 0.3]; scale s in [0.8, 1.2], as its difference from 1;
     shift t in [-2, 2] pixels of 105, in halves of a side; each is present with probability 0.5, else 0.
     rng: torch.Generator; strength: factor of all ranges"""
-    device = rng.device
-    ranges = torch.tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105], device=device)
-    draw = torch.rand(n, 7, generator=rng, device=device) * 2 - 1
-    present = torch.rand(n, 7, generator=rng, device=device) < 0.5
+    ranges = torch.tensor([math.radians(10), 0.3, 0.3, 0.2, 0.2, 2 * 2 / 105, 2 * 2 / 105], device=rng.device)
+    draw = torch.rand(n, 7, generator=rng, device=rng.device) * 2 - 1
+    present = torch.rand(n, 7, generator=rng, device=rng.device) < 0.5
     return draw * present * ranges * strength
 
-def distort(images, distortions):
+def distort(images, distortions, bends=None):
     """Distort each image by the affine map of its row (§3.2); what comes in from outside is paper.
-    images: (N, 1, H, W) float in [0, 1], 1 = ink; distortions: (N, 7), as draw_distortions gives them"""
+    images: (N, 1, H, W) float in [0, 1], 1 = ink; distortions: (N, 7), as draw_distortions gives them
+    bends: deviates: (N, 2, 4, 4), how far the points of a 4x4 grid move besides, in halves of a side"""
     theta, rho_x, rho_y, s_x, s_y, t_x, t_y = distortions.T  # 7 of (N,)
     cos, sin = theta.cos(), theta.sin()
     turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
     scale_shear = torch.stack([1 + s_x, rho_x, rho_y, 1 + s_y], 1).view(-1, 2, 2)
     # The map goes from the new image's pixels to the old one's, in grid_sample's units: -1..1 from edge to edge.
     affine = torch.cat([turn @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (N, 2, 3)
-    grid = F.affine_grid(affine, images.shape, align_corners=False)
+    grid = F.affine_grid(affine, images.shape, align_corners=False)  # (N, H, W, 2)
+    if bends is not None:
+        grid = grid + F.interpolate(bends, grid.shape[1:3], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
 def paper_minibatch(drawings, pairs, step, config, rng):
@@ -154,7 +161,8 @@ def paper_minibatch(drawings, pairs, step, config, rng):
     epoch, place = divmod(step, epoch_steps(config))
     order_rng = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
     order = torch.randperm(n_copies * len(pairs.same), generator=order_rng)
-    chosen = order[place * config.batch : (place + 1) * config.batch].to(drawings.images.device)
+    n = config.batch * N_PROCESSES
+    chosen = order[place * n : (place + 1) * n][RANK::N_PROCESSES].to(drawings.images.device)
     number, pair = chosen // len(pairs.same), chosen % len(pairs.same)  # number of the copy, 0: as it was drawn
     x = to_input(drawings.images.flatten(0, 1)[torch.cat([pairs.first[pair], pairs.second[pair]])], config.size)
     if config.distort:
@@ -172,21 +180,19 @@ def fast_minibatch(drawings, pairs, step, config, rng):
     Returns x (A * n, 1, size, size), of A alphabets n drawings each, and characters (A, n) int64."""
     images, characters = draw_alphabets(drawings, config, rng)
     x = to_input(images.flatten(0, 1), config.size)
-    return distort(x, draw_distortions(len(x), rng, config.distortion)), characters  # each by its own T
+    distortions = draw_distortions(len(x), rng, config.distortion)  # each drawing's own
+    bends = 0.04 * config.distortion * torch.randn(len(x), 2, 4, 4, generator=rng, device=rng.device)
+    return distort(x, distortions, bends), characters
 
 def draw_alphabets(drawings, config, rng):
     """Draw A alphabets, which may repeat, K characters of each and M drawings of each character, which do not.
-    drawings: Drawings; rng: torch.Generator, on their device; config: with A alphabets, K characters, M drawings
-    Returns images (A, K * M, H, W) and their characters (A, K * M) int64. Raises UserError if there are too few."""
+    drawings: of enough_drawings; rng: torch.Generator, on their device; config: A alphabets, K characters, M drawings
+    Returns images (A, K * M, H, W) and their characters (A, K * M) int64."""
     A, K, M, device = config.alphabets, config.characters, config.drawings, drawings.images.device
     n_characters, n_drawers = drawings.images.shape[:2]
-    enough = drawings.counts >= M
-    large = torch.where(drawings.alphabet[enough].bincount() >= K)[0]
-    if not len(large):
-        raise UserError(f"no alphabet has {K} characters with {M} drawings; lower --characters or --drawings")
-    alphabets = large[torch.randint(len(large), (A, 1), generator=rng, device=device)]  # (A, 1)
+    alphabets = torch.randint(len(drawings.names), (A, 1), generator=rng, device=device)
     order = torch.rand(A, n_characters, generator=rng, device=device)  # the K largest of those allowed are chosen
-    characters = order.masked_fill((drawings.alphabet != alphabets) | ~enough, -1).topk(K).indices  # (A, K)
+    characters = order.masked_fill(drawings.alphabet != alphabets, -1).topk(K).indices  # (A, K)
     order = torch.rand(A, K, n_drawers, generator=rng, device=device)
     missing = torch.arange(n_drawers, device=device) >= drawings.counts[characters][:, :, None]
     drawers = order.masked_fill(missing, -1).topk(M).indices  # (A, K, M)
@@ -194,6 +200,16 @@ def draw_alphabets(drawings, config, rng):
     if config.turns:
         images = turn(images, torch.rand(3, A, generator=rng, device=device) < 0.5)
     return images, characters.repeat_interleave(M, 1)
+
+def enough_drawings(drawings, config):
+    """Return the Drawings of the alphabets that have K characters with M drawings. Raises UserError if none has."""
+    enough = drawings.counts >= config.drawings
+    n_characters = drawings.alphabet[enough].bincount(minlength=len(drawings.names))
+    enough &= (n_characters >= config.characters)[drawings.alphabet]
+    if not enough.any():
+        lacking = f"{config.characters} characters with {config.drawings} drawings"
+        raise UserError(f"no alphabet has {lacking}; lower --characters or --drawings")
+    return only_characters(drawings, enough)
 
 def turn(images, coins):
     """Turn and mirror whole alphabets (A, n, H, H), by coins (3, A) bool for transposing, mirroring, upside down.
@@ -208,13 +224,12 @@ def softmax_loss(net, h, characters):
     The sum goes over that same one and all different drawings of the alphabet; the mean over all ordered same pairs.
     deviates: §3.2 has the cross-entropy of single pairs. A trial asks which of many is the same; so does this loss.
     h: (A * n, D) features; characters: (A, n) int64"""
-    h = h.view(*characters.shape, -1)  # (A, n, D)
-    logits = net.logit(h[:, :, None], h[:, None])  # (A, n, n)
+    logits = net.logits_within(h.view(*characters.shape, -1))  # (A, n, n)
     same = characters[:, :, None] == characters[:, None]  # (A, n, n)
     different = logits.masked_fill(same, -math.inf).logsumexp(2, keepdim=True)  # (A, n, 1)
     losses = F.softplus(different - logits)  # -log(e^logit / (e^logit + sum of e^different))
-    itself = torch.eye(h.shape[1], dtype=torch.bool, device=h.device)
-    return losses[same & ~itself].mean()
+    same = same & ~torch.eye(len(characters[0]), dtype=torch.bool, device=h.device)  # not with itself
+    return (losses * same).sum() / same.sum()
 
 def layers(net):
     """Return each layer's parameters, from the first to the join; batch normalisation counts to the layer before it."""
@@ -249,15 +264,16 @@ def epoch_steps(config):
     """Return the steps from validation to validation: in the paper's recipe an epoch, once through all pairs (§3.2)."""
     if config.recipe == "fast":
         return math.ceil(config.steps / config.validations)
-    return math.ceil(config.pairs * (9 if config.distort else 1) / config.batch)
+    n = config.pairs * (9 if config.distort else 1)
+    return (n - N_PROCESSES) // (config.batch * N_PROCESSES) + 1  # the rest is a step if all processes get some
 
 def set_rates(optimizers, step, config):
     """Set the learning rates of a step 0, 1, ... and the momenta of SGD."""
     epoch = step // epoch_steps(config)
     if config.recipe == "paper":
         factor = 0.99**epoch  # §3.2: -1 % an epoch
-    else:  # ours: up in a line, down along a cosine
-        rising = min(1, (step + 1) / max(1, config.warmup))
+    else:  # ours: up in a line, down to 0 along a cosine
+        rising = min(1, (step + 1) / max(1, config.warmup * config.steps))
         factor = rising * 0.5 * (1 + math.cos(math.pi * step / config.steps))
     risen = min(1, epoch / config.momentum_epochs) if config.momentum_epochs else 1  # §3.2: from 0.5 to mu_j
     for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
@@ -265,31 +281,47 @@ def set_rates(optimizers, step, config):
         if "mu" in group:
             group["momentum"] = 0.5 + risen * (group["mu"] - 0.5)
 
+def step_rng(step, config):
+    """Return the source of a step's random draws: they depend on the seed, the step 0, 1, ... and the process alone."""
+    return torch.Generator(config.device).manual_seed(1_000_003 * (step * N_PROCESSES + RANK) + config.seed)
+
+def average(tensors):
+    """Average tensors over the processes that torchrun started, in place; ours: §3.2 has one."""
+    if N_PROCESSES > 1:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor)
+            tensor /= N_PROCESSES
+
+RANK, N_PROCESSES = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
 RECIPES = {"fast": (fast_minibatch, softmax_loss), "paper": (paper_minibatch, cross_entropy)}
 
 def training_loop(run, drawings, pairs, trials, config):
     """Train run.net, yielding after each step its loss (a tensor) and its validation accuracy, None where not taken.
-    run: Run (below), with net, optimizers, rng, step, improved (the step of the last better validation) and best
+    run: Run (below), with net, optimizers, step, improved (the step of the last better validation) and best
     drawings: training Drawings; pairs: their Pairs (paper) or None (fast); trials: validation Trials"""
     draw_minibatch, loss_function = RECIPES[config.recipe]
+    weights, statistics = list(run.net.parameters()), [b for b in run.net.buffers() if b.is_floating_point()]
     patience = config.patience * epoch_steps(config) if config.recipe == "paper" else config.steps  # §3.2: 20 epochs
     while run.step < config.steps and run.step - run.improved < patience:
-        x, target = draw_minibatch(drawings, pairs, run.step, config, run.rng)
+        x, target = draw_minibatch(drawings, pairs, run.step, config, step_rng(run.step, config))
         h = run.net.features(x)  # both twins at once: one set of weights
         loss = loss_function(run.net, h, target)
         run.net.zero_grad()
         loss.backward()  # the gradients of both twins add in the shared weights
+        average(weight.grad for weight in weights)
         set_rates(run.optimizers, run.step, config)
         for optimizer in run.optimizers:
             optimizer.step()
         run.step += 1
         accuracy = None
         if run.step % epoch_steps(config) == 0 or run.step == config.steps:  # §3.2: 320 trials choose the best weights
+            average(statistics)  # of batch normalisation
             accuracy = one_shot_accuracy(run.net, trials)
             if accuracy > run.best:
                 run.improved = run.step
             if accuracy >= run.best:  # of equals the later one
-                run.best, run.best_step, run.best_weights = accuracy, run.step, copy.deepcopy(run.net.state_dict())
+                run.best, run.best_step = accuracy, run.step
+                run.best_weights = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
         yield loss.detach(), accuracy
 
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
@@ -315,12 +347,14 @@ class Drawings(NamedTuple):
     names: tuple
     characters: tuple
     by_drawer: bool = False
+    def to(self, device):
+        """Return Drawings with their tensors on a device."""
+        return self._replace(**{name: getattr(self, name).to(device) for name in ("images", "alphabet", "counts")})
 
 def load_omniglot(data_dir=""):
     """Load Omniglot's 50 alphabets: Drawings of (1623, 20, 105, 105) uint8, kept as omniglot.npz. Raises UserError.
     data_dir: folder of the zips; "" for $KOCH_DATA, else data/. Training alphabets come first, test alphabets last."""
     paths = [data_file(data_dir, f"images_{part}.zip") for part in ("background", "evaluation")]
-
     def read():
         background, evaluation = (read_classes(path, "dark") for path in paths)
         classes = background | evaluation  # {(alphabet, character): drawings}
@@ -328,7 +362,6 @@ def load_omniglot(data_dir=""):
             raise UserError(f"{paths[0]} and {paths[1].name} do not hold 20 drawings of {N_CHARACTERS} characters")
         order = sorted(classes, key=lambda name: (name in evaluation, name[0] in TEST_ALPHABETS, name))
         return as_drawings({name: classes[name] for name in order})._replace(by_drawer=True)
-
     return kept(paths[0].with_name("omniglot.npz"), Drawings, read)
 
 def split(drawings):
@@ -386,7 +419,6 @@ def draw_pairs(drawings, n_pairs, rng):
         raise UserError("pairs take an alphabet with two characters of two drawings each, and there is none")
     def random(below):  # (n,) int64: one number each in 0..below - 1
         return (torch.rand(n_pairs, generator=rng, dtype=torch.float64) * below).long()
-
     i = torch.arange(n_pairs)
     same, a = i % 2 == 0, large[i // 2 % len(large)]  # a: each pair's alphabet
     start, place = (n_characters.cumsum(0) - n_characters)[a], random(n_characters[a])
@@ -397,9 +429,8 @@ def draw_pairs(drawings, n_pairs, rng):
     drawer1 = random(counts[first])
     other_drawer = (drawer1 + 1 + random(counts[second] - 1)) % counts[second]
     drawer2 = torch.where(same, other_drawer, random(counts[second]))
-    row = drawings.images.shape[1]
-    found = first * row + drawer1, second * row + drawer2, same
-    return Pairs(*(part.to(drawings.images.device) for part in found))
+    n_drawers, device = drawings.images.shape[1], drawings.images.device
+    return Pairs(*(part.to(device) for part in (first * n_drawers + drawer1, second * n_drawers + drawer2, same)))
 
 def training_pairs(drawings, config):
     """Draw the training's pairs and, with config.distort, the eight distortions of each drawing of a pair (§3.2)."""
@@ -460,7 +491,7 @@ class Trials(NamedTuple):
     test: (n_trials,) int64, the test images, as indices into images
     support: (n_trials, n_way) int64, the support images, one of each character
     answers: (n_trials,) int64, the right position in support, 0..n_way - 1
-    alphabets: the name of each trial's alphabet: its test image's"""
+    alphabets: (n_trials) the names of the test images' alphabets"""
     images: torch.Tensor
     test: torch.Tensor
     support: torch.Tensor
@@ -497,15 +528,20 @@ def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
 
 @torch.no_grad()
 def image_features(model, images):
-    """Compute images' features, once each, undistorted: (n, H, W) -> (n, D), with a net that is not training.
+    """Compute images' features: (n, H, W) -> (n, D), of each by itself; where a model has views, means over those too.
     model: SiameseNet, or any object with size (pixels), features and logit as it has them"""
     training = getattr(model, "training", False)
+    views = [] if training else getattr(model, "views", [])  # a validation during the training takes none
     if training:
         model.eval()
-    h = torch.cat([torch.as_tensor(model.features(to_input(part, model.size))) for part in images.split(128)])
+    parts = []
+    for part in images.split(128):
+        x = to_input(part, model.size)
+        seen = [x] + [distort(x, view.to(x.device).expand(len(x), 7)) for view in views]
+        parts.append(sum(torch.as_tensor(model.features(x)) for x in seen) / len(seen))
     if training:
         model.train()
-    return h
+    return torch.cat(parts)
 
 @torch.no_grad()
 def one_shot_answers(model, trials, h=None):
@@ -528,7 +564,6 @@ def one_shot_accuracy(model, trials, h=None):
 
 class PixelNearestNeighbour:
     """Compare drawings by the cosine of their pixels (1-NN, §4.3), with the interface of a SiameseNet."""
-
     size = SIDE
     def features(self, images):
         """Return each image's pixels as a vector of length one: (N, 1, H, W) -> (N, H * W); a blank image's are 0."""
@@ -540,15 +575,23 @@ class PixelNearestNeighbour:
 
 # § 4.4 MNIST One-shot Trial -------------------------------------------------------------------------------------------
 
-def mnist_trials(data_dir=""):
-    """Draw 400 10-way trials of MNIST's test digits five times, the paper has one draw (§4.4): five Trials.
-    one_shot_answers takes them like any others. The paper's reduced net has 70.3 % right, ours 78.0 (three seeds)."""
-    digits = load_mnist(data_dir)
-    return [one_shot_trials(digits, 10, 400, torch.Generator().manual_seed(TRIALS_SEED + i)) for i in range(5)]
+def load_mnist(data_dir=""):
+    """Load MNIST's 10,000 test digits (§4.4): Drawings of (10, 1135, 28, 28) float32 with counts. Raises UserError.
+    one_shot_trials(load_mnist(), 10, 400, rng) draws the paper's trials. Its reduced net has 70.3 % of them right."""
+    contents, names = [], [name for name in FILES if name.startswith("t10k")]
+    for name, header, size in zip(names, (16, 8), (7_840_000, 10_000)):
+        path = data_file(data_dir, name)
+        with explained(f"{path} is damaged; delete it and start again"):
+            contents.append(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, size, header))
+    images, digits = contents[0].reshape(-1, 28, 28), contents[1]
+    counts, rng = np.bincount(digits, minlength=10), np.random.default_rng(0)
+    rows = np.zeros((10, counts.max(), 28, 28), np.float32)  # MNIST's ink is high as it is
+    for digit in range(10):  # shuffled, always alike: the file goes by writers, and a column would be by one of them
+        rows[digit, : counts[digit]] = images[rng.permutation(np.flatnonzero(digits == digit))] / np.float32(255)
+    alphabet = torch.zeros(10, dtype=torch.int64)
+    return Drawings(torch.from_numpy(rows), alphabet, torch.from_numpy(counts), ("MNIST",), tuple("0123456789"))
 
-# Below stands what a reader of the paper can skip: statistics, Muon, files, invented alphabets, pictures, commands.
-
-# Statistics -----------------------------------------------------------------------------------------------------------
+# Statistics and Muon, the first of what a reader of the paper can skip ------------------------------------------------
 
 def counted(correct):
     """Count answers, (n,) bool: {n, right, accuracy, interval}; this is Wilson's 95 % interval, (low, high) in 0..1."""
@@ -567,8 +610,6 @@ def error_rates(logits, same):
     # How many of either kind lie at or below each threshold: they are called different.
     right, missed = (torch.searchsorted(logits[kind].sort().values, thresholds, right=True) for kind in (~same, same))
     return 1 - right / (~same).sum(dtype=torch.float64), missed / same.sum(dtype=torch.float64), thresholds
-
-# Muon -----------------------------------------------------------------------------------------------------------------
 
 class Muon(torch.optim.Optimizer):
     """Step along the momentum with all its singular values made equal, so that no direction of a layer lags behind.
@@ -635,14 +676,10 @@ def write_whole(path, content):
     finally:
         part.unlink(missing_ok=True)
 
-def data_path(data_dir, name):
-    """Return the path of a file in data_dir, else in $KOCH_DATA, else in data/."""
-    return Path(data_dir or os.environ.get("KOCH_DATA") or "data") / name
-
-def data_file(data_dir, name):
-    """Return the path of a data file, downloaded if need be. Raises UserError."""
-    path = data_path(data_dir, name)
-    if not path.is_file():  # one that is there is taken by what it holds, whatever its checksum
+def data_file(data_dir, name, download=True):
+    """Return the path of a file in data_dir, else $KOCH_DATA, else data/, downloaded if need be. Raises UserError."""
+    path = Path(data_dir or os.environ.get("KOCH_DATA") or "data") / name
+    if download and not path.is_file():  # one that is there is taken by what it holds, whatever its checksum
         folder, checksum = FILES[name]
         with explained(f"{path} is not there and cannot be downloaded; put it there"):
             content = urllib.request.urlopen(folder + name, timeout=20).read()
@@ -705,12 +742,9 @@ def read_picture(file, name, ink="auto"):
     image[top : top + H, left : left + W] = np.clip((values - paper) / (high - paper), 0, 1)
     return image
 
-def as_drawings(classes, n_least=1):
-    """Return the Drawings of what read_classes returns. Raises UserError where a character has fewer than n_least."""
+def as_drawings(classes):
+    """Return the Drawings of what read_classes returns."""
     counts = torch.tensor([len(images) for images in classes.values()])
-    if counts.min() < n_least:
-        character = list(classes)[int(counts.argmin())][1]
-        raise UserError(f"{character} has fewer than {n_least} pictures; add some, or delete its folder")
     dtype = np.result_type(*(images[0].dtype for images in classes.values()))
     rows = np.zeros((len(classes), int(counts.max()), SIDE, SIDE), dtype)
     for row, images in zip(rows, classes.values()):
@@ -745,7 +779,6 @@ def kept(path, kind, make):
 def lake_trials(data_dir=""):
     """Load Lake's 20 runs (§4.3): 400 Trials, 20-way, over 800 images, kept as lake.npz. Raises UserError."""
     path = data_file(data_dir, "all_runs.zip")
-
     def read():
         archive, images, test, support, answers = zipfile.ZipFile(path), [], [], [], []
         for run in range(1, 21):
@@ -759,24 +792,8 @@ def lake_trials(data_dir=""):
             answers.extend(names.index(name) for name in right)
         tensors = (torch.from_numpy(np.array(numbers)) for numbers in (images, test, support, answers))
         return Trials(*tensors, tuple(np.repeat(TEST_ALPHABETS, 40).tolist()))
-
     with explained(f"{path} does not hold Lake's 20 runs; delete it"):
         return kept(path.with_name("lake.npz"), Trials, read)
-
-def load_mnist(data_dir=""):
-    """Load MNIST's 10,000 test digits (§4.4): Drawings of (10, 1135, 28, 28) float32 with counts. Raises UserError."""
-    contents, names = [], [name for name in FILES if name.startswith("t10k")]
-    for name, header, size in zip(names, (16, 8), (7_840_000, 10_000)):
-        path = data_file(data_dir, name)
-        with explained(f"{path} is damaged; delete it and start again"):
-            contents.append(np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, size, header))
-    images, digits = contents[0].reshape(-1, 28, 28), contents[1]
-    counts, rng = np.bincount(digits, minlength=10), np.random.default_rng(0)
-    rows = np.zeros((10, counts.max(), 28, 28), np.float32)  # MNIST's ink is high as it is
-    for digit in range(10):  # shuffled, always alike: the file goes by writers, and a column would be by one of them
-        rows[digit, : counts[digit]] = images[rng.permutation(np.flatnonzero(digits == digit))] / np.float32(255)
-    alphabet = torch.zeros(10, dtype=torch.int64)
-    return Drawings(torch.from_numpy(rows), alphabet, torch.from_numpy(counts), ("MNIST",), tuple("0123456789"))
 
 def load_data(config):
     """Load the Drawings that config.data names, or invented ones where nobody named any and Omniglot cannot be had."""
@@ -790,7 +807,7 @@ def load_data(config):
             print(f"Omniglot is not here: {error}.\nInvented alphabets take its place; no real drawing is among them.")
     if config.data in ("auto", "invented"):
         return kept(Path("data/invented.npz"), Drawings, lambda: invent_alphabets(0)), "invented"
-    return as_drawings(read_classes(config.data, config.ink), n_least=2), config.data
+    return as_drawings(read_classes(config.data, config.ink)), config.data
 
 # Invented alphabets ---------------------------------------------------------------------------------------------------
 # For a machine without data and network: strokes that look like Omniglot's at a glance. A stroke is (knots, curved): 2
@@ -900,8 +917,7 @@ def draw_curves(rows, path):
     left, right = figure.subplots(1, 2)
     left.plot([row["step"] for row in rows], [row["loss"] for row in rows], ".-", color=BLUE, markersize=3)
     left.set(xlabel="step", ylabel="training loss (nats)", yscale="log")
-    taken = [(row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None]
-    right.plot(*zip(*taken), ".-", color=BLUE)
+    right.plot(*zip(*((row["step"], 100 * row["validation"]) for row in rows if row["validation"] is not None)), ".-")
     right.set(xlabel="step", ylabel="validation trials right (%)", xlim=left.get_xlim())
     figure.savefig(content, format="png", dpi=110)
     write_whole(path, content.getvalue())
@@ -917,11 +933,9 @@ TITLES = {
 SAVED = ("step", "improved", "best", "best_step", "rows", "loss", "seconds")  # of a Run, in last.pt
 
 class Run:
-    """Hold what a training changes: the net, the optimizers, the random draws, how far it is and its log."""
-
-    def __init__(self, config):
-        torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from rng
-        self.rng = torch.Generator(config.device).manual_seed(config.seed)
+    """Hold what a training changes: net, optimizers, how far it is, its log; state: what save left, to go on from."""
+    def __init__(self, config, state=None):
+        torch.manual_seed(config.seed)  # of the initial weights; every later draw comes from step_rng
         self.net = SiameseNet(config.size)
         if config.recipe == "paper":
             paper_initialisation(self.net)
@@ -930,6 +944,11 @@ class Run:
         self.step, self.improved = 0, 0  # steps taken; the step of the last better validation
         self.best, self.best_step, self.best_weights = -1.0, 0, None  # of the validations
         self.rows, self.loss, self.seconds = [], 0.0, 0.0  # the log; the sum of the losses since its last row
+        if state:
+            self.net.load_state_dict(state["net"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+                optimizer.load_state_dict(saved)
+            vars(self).update({name: state[name] for name in SAVED})
 
     def log(self, loss, accuracy, config):
         """Add a step's loss; at each hundredth of the steps and each validation, a row of the log; print the latter."""
@@ -949,17 +968,9 @@ class Run:
         if self.best_weights and self.best_step == self.step:
             save_checkpoint(folder / "best.pt", self.best_weights, config, step=self.step, validation=self.best)
         self.loss = float(self.loss)
-        state = {name: getattr(self, name) for name in SAVED} | {"rng": self.rng.get_state()}
+        state = {name: getattr(self, name) for name in SAVED}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         save_checkpoint(folder / "last.pt", self.net.state_dict(), config, **state)
-
-    def restore(self, state):
-        """Go on from what save left in last.pt."""
-        self.net.load_state_dict(state["net"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
-            optimizer.load_state_dict(saved)
-        self.rng.set_state(state["rng"])
-        vars(self).update({name: state[name] for name in SAVED})
 
 def train(config, resume=None):
     """Train a net, keep the weights that are best on the validation trials, and answer the test trials with them.
@@ -967,26 +978,23 @@ def train(config, resume=None):
     Returns the results, as in results.json. Raises UserError, and KeyboardInterrupt with the command that goes on."""
     if resume and config != Config():
         raise UserError("--resume goes on with the run's own options and takes no others")
-    state = load_state(Path(resume) / "last.pt", *SAVED) if resume else {"config": config}
-    config = settle(state["config"])
+    state = load_state(Path(resume) / "last.pt", *SAVED) if resume else None
+    config = settle(state["config"] if resume else config)
+    join_processes(config)
     drawings, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     folder = Path(resume) if resume else new_folder(config)
-    training, validation, test = (to_device(part, config.device) for part in split(drawings))
-    # What would fail later fails here, before anything is written.
-    draw_pairs(test, 2, torch.Generator())
-    if config.recipe == "fast":
-        draw_alphabets(training, config, torch.Generator(config.device))
+    training, validation, test = (part.to(config.device) for part in split(drawings))
+    draw_pairs(test, 2, torch.Generator())  # what would fail at the end fails here, before anything is written
     counts = ", ".join(f"{len(part.images)} {name}" for part, name in zip((training, validation, test), DRAWERS))
     print(f"{data}: {counts} characters; results go to {folder}/")
-    watched, pairs = validation, None  # deviates: fast: all 20 drawers; §4.2 trains on 12 and validates on 4
-    if config.recipe == "paper":
+    if config.recipe == "fast":  # deviates: all 20 drawers; §4.2 trains on 12 and validates on 4
+        training, watched, pairs = enough_drawings(training, config), validation, None
+    else:
         training, watched = only_drawers(training, "training"), only_drawers(validation, "validation")
         pairs = training_pairs(training, config)
     trials = one_shot_trials(watched, None, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
-    run = Run(config)
-    if resume:
-        run.restore(state)
+    run = Run(config, state)
     print(f"{run.net.n_parameters:,} parameters, {config.size}x{config.size} pixels, {config.precision}", flush=True)
     started, saved = time.perf_counter() - run.seconds, run.seconds
     try:
@@ -997,19 +1005,23 @@ def train(config, resume=None):
             if accuracy is not None or run.seconds > saved + 60:
                 run.save(folder, config)
                 saved = run.seconds
-        return finish(run, config, folder, validation, test)
+        return finish(run, config, folder, validation, test) if RANK == 0 else None
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"go on with: python koch.py train --resume {folder}") from error
 
-def to_device(drawings, device):
-    """Return Drawings with their tensors on a device."""
-    tensors = {name: getattr(drawings, name).to(device) for name in ("images", "alphabet", "counts")}
-    return drawings._replace(**tensors)
+def join_processes(config):
+    """Join the processes that torchrun started, if it did; all but the first print nothing and write nothing."""
+    if N_PROCESSES > 1:
+        if config.device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if config.device == "cuda" else "gloo")
+    if RANK > 0:
+        sys.stdout = io.StringIO()
 
 def new_folder(config):
     """Return the folder of a new run, runs/NAME, made with its first file. Raises UserError if it is taken."""
     folder = RUNS / (config.name or f"{config.recipe}-{Path(config.data).stem}-{config.size}-seed{config.seed}")
-    if config.name and folder.exists():
+    if config.name and folder.exists() and RANK == 0:
         raise UserError(f"{folder}/ is there already; take another --name, or go on with --resume {folder}")
     numbered = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
@@ -1027,14 +1039,16 @@ def finish(run, config, folder, validation, test):
     draw_curves(run.rows, folder / "curves.png")
     draw_trials(trials, answers, folder / "trials.png")
     print(f"in {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
+    if longer := [minutes for minutes, steps in STEPS.items() if steps > config.steps and config.recipe == "fast"]:
+        print(f"python koch.py train --minutes {longer[0]} trains longer and gets more of them right")
     return results
 
 def evaluate(net, test, config):
     """Answer the pairs and the trials of the test Drawings of config.data with a net of load_checkpoint; print results.
-    Returns {"verification": as verify, "lake", "within", "across": {n, right, accuracy, interval, pixels, chance}}, and
-    the first Trials with their answers."""
+    Returns {"verification": as verify, "lake", "within", "across": as counted}, and the first Trials and answers."""
     drawn, rng = {}, torch.Generator().manual_seed(TRIALS_SEED)
-    if config.data == "omniglot" or config.data == "invented" and data_path(config.data_dir, "all_runs.zip").is_file():
+    at_hand = data_file(config.data_dir, "all_runs.zip", download=False).is_file()
+    if config.data == "omniglot" or config.data == "invented" and at_hand:
         drawn["lake"] = lake_trials(config.data_dir)
     drawn["within"] = one_shot_trials(test, None, N_FRESH, rng)
     if len(test.names) > 1:
@@ -1056,14 +1070,14 @@ def evaluate(net, test, config):
         print(f"{pixels:>12}{100 * result['chance']:8.1f}")
     if config.data == "omniglot":
         print("The paper: 93.42 of its pairs, 92.0 (88.9 .. 94.3) of Lake's trials. People: 95.5 of Lake's trials.")
-    first = next(iter(drawn))
-    return results, drawn[first], answers[first]
+    return results, *next(zip(drawn.values(), answers.values()))
 
 def save_checkpoint(path, weights, config, **more):
-    """Save a net's state_dict, how it was trained, and more; path is whole or is not there."""
+    """Save a net's state_dict, how it was trained, and more; path is whole or is not there. One of processes does."""
     content = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
     torch.save({"net": weights, "config": dataclasses.asdict(config)} | more, content)
-    write_whole(path, content.getvalue())
+    if RANK == 0:
+        write_whole(path, content.getvalue())
 
 def load_state(path, *keys):
     """Load a checkpoint as a dict, with these keys. Raises UserError when it is missing, damaged or not koch.py's."""
@@ -1082,16 +1096,14 @@ def load_checkpoint(path, settings=None):
         net = SiameseNet(state["config"].size)
         net.load_state_dict(state["net"])  # half precision becomes float32
     net.config, net.step, net.validation = state["config"], state["step"], state.get("validation")
-    chosen = state.get("calibration", state.get("threshold"))  # a threshold alone: of an earlier version
-    net.calibration = None if chosen is None else Calibration(*np.atleast_1d(chosen).tolist())
+    net.calibration = Calibration(*state["calibration"]) if state.get("calibration") else None
     if settings:
         net.to(settings.device).precision = settings.precision
     return net.eval()
 
 def choose_net(checkpoint, config):
-    """Load the named checkpoint or, where none is named, the best net at hand; print which. Raises UserError.
-    The best: of runs/ and the weights that come with the project, those trained on the same data as the newest of
-    runs/, and of them the one with the highest validation accuracy."""
+    """Load the named checkpoint, else the best on validation of those trained on the same data as the newest of runs/:
+    of runs/ and the project's own. Prints which. Raises UserError."""
     newest_first = sorted(RUNS.glob("*/best.pt"), key=os.path.getmtime, reverse=True)
     paths = [Path(checkpoint)] if checkpoint else [*newest_first, *filter(Path.is_file, [WEIGHTS])]
     if not paths:
@@ -1102,8 +1114,7 @@ def choose_net(checkpoint, config):
     path = max(rivals, key=lambda path: states[path].get("validation") or 0)
     net, hours = load_checkpoint(path, config), (time.time() - path.stat().st_mtime) / 3600
     known = f"{100 * net.validation:.1f} % of the validation trials right" if net.validation else "validation not known"
-    rank = f"best of {len(rivals)} trained on {data}"
-    print(f"{os.path.relpath(path)}, {rank}: {known}, {hours:.1f} hours old", flush=True)
+    print(f"{os.path.relpath(path)}, best of {len(rivals)} trained on {data}: {known}, {hours:.1f} hours old")
     if net.calibration is None:  # of a training that was stopped
         _, validation, _ = split(load_data(dataclasses.replace(config, data=data.replace("omniglot", "auto")))[0])
         net.calibration = calibrate(net, validation)
@@ -1111,14 +1122,14 @@ def choose_net(checkpoint, config):
 
 # Configuration and command line ---------------------------------------------------------------------------------------
 
+STEPS = {1: 520, 10: 5700, 40: 24000}  # of --minutes, which the whole command takes on two CPU cores
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
-CHOICES |= {"size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
+CHOICES |= {"minutes": tuple(STEPS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
 LEAST = {"characters": 2, "drawings": 2, "pairs": 2, "alphabets": 1, "validations": 1, "batch": 1, "epochs": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Say all that decides a training. The comments give each value's source and are what --help shows."""
-
     # data
     data: str = "auto"  # omniglot (§4.1), invented, or a folder or zip of pictures (ours); auto: omniglot, if at hand
     data_dir: str = ""  # ours: folder of the data files, which are downloaded if missing; else $KOCH_DATA, else data
@@ -1130,16 +1141,17 @@ class Config:
     # output
     name: str = ""  # ours: the results go to runs/NAME; else named by recipe, data, size and seed
     # training
+    minutes: int = 1  # ours: about how long to train on two CPU cores, which decides the steps
     recipe: str = "fast"  # ours: fast trains as one would today; paper trains as §3.2 does
-    steps: int = 0  # ours: minibatches to train on; 0: 2200, or all epochs of the paper's recipe
+    steps: int = 0  # ours: minibatches to train on; 0: by --minutes, or all epochs of the paper's recipe
     seed: int = 0  # ours: of all random draws
     alphabets: int = 4  # deviates: fast: alphabets in a minibatch; §3.2 has 128 pairs of any
     characters: int = 10  # deviates: fast: characters of each alphabet in a minibatch
     drawings: int = 3  # deviates: fast: drawings of each character in a minibatch
     turns: bool = True  # deviates: fast: turned and mirrored alphabets are alphabets too
     learning_rate: float = 0.02  # deviates: fast: the highest learning rate of Muon, for the layers' weights
-    warmup: int = 200  # ours: fast: steps in which the learning rates rise; then they fall to 0 along a cosine
-    validations: int = 8  # ours: fast: how often the 320 validation trials (§3.2) are answered
+    warmup: float = 0.1  # ours: fast: share of the steps in which the learning rates rise; then they fall to 0
+    validations: int = 5  # ours: fast: how often the 320 validation trials (§3.2) are answered
     distortion: float = 1.0  # §3.2: both recipes: factor of the affine distortions' ranges
     # the paper's recipe
     pairs: int = 150_000  # §4.2: training pairs: 30000, 90000 or 150000
@@ -1168,9 +1180,9 @@ def settle(config):
     # A CPU with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
     units = [getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     precision = config.precision.replace("auto", "bfloat16" if device == "cuda" or any(units) else "float32")
-    steps = config.steps or (2200 if config.recipe == "fast" else config.epochs * epoch_steps(config))
+    steps = config.steps or (STEPS[config.minutes] if config.recipe == "fast" else config.epochs * epoch_steps(config))
     for text in (config.learning_rates, config.momenta, config.penalties):
-        by_layer(text, {35: 8, 105: 6}[size])  # layers with weights, the join among them
+        by_layer(text, 6 if size == 105 else 8)  # layers with weights, the join among them
     return dataclasses.replace(config, device=device, size=size, precision=precision, steps=steps)
 
 def by_layer(text, n_layers):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 TESTS = Path(__file__).resolve().parent
 SOURCE = TESTS.parent / "koch.py"
-FILES = ("model", "learning", "paper_recipe", "verification", "oneshot", "data", "folders", "command_line")
+FILES = ("model", "learning", "paper_recipe", "verification", "oneshot", "data", "folders", "command_line", "devices")
 
 
 class Mutant(NamedTuple):
@@ -62,10 +62,14 @@ MUTANTS = [
            "F.binary_cross_entropy_with_logits(net.logit(h1, h2), same)",
            "F.binary_cross_entropy_with_logits(net.logit(h1, h2).sigmoid(), same)"),
     Mutant("learning", "the fast recipe does not distort",
-           "draw_distortions(len(x), rng, config.distortion)), characters",
-           "draw_distortions(len(x), rng, 0.0)), characters"),
-    Mutant("learning", "characters of other alphabets are drawn too", "(drawings.alphabet != alphabets) | ~enough, -1)",
-           "(drawings.alphabet < 0) & alphabets.bool() | ~enough, -1)"),
+           "distortions = draw_distortions(len(x), rng, config.distortion)",
+           "distortions = draw_distortions(len(x), rng, 0.0)"),
+    Mutant("learning", "all drawings of a minibatch bend alike",
+           "torch.randn(len(x), 2, 4, 4, generator=rng", "torch.randn(1, 2, 4, 4, generator=rng"),
+    Mutant("learning", "bends are exchanged, right for down",
+           "align_corners=True).permute(0, 2, 3, 1)", "align_corners=True).permute(0, 2, 3, 1).flip(3)"),
+    Mutant("learning", "characters of other alphabets are drawn too",
+           "order.masked_fill(drawings.alphabet != alphabets, -1)", "order.masked_fill(drawings.alphabet < 0 * alphabets, -1)"),
     Mutant("learning", "drawings that are not there are drawn",
            "order.masked_fill(missing, -1).topk(M)", "order.topk(M)"),
     Mutant("learning", "a character's drawings are drawn with replacement",
@@ -74,11 +78,11 @@ MUTANTS = [
     Mutant("learning", "single drawings turn, so that characters get mirrored twins", "coins[:, :, None, None, None]",
            "(coins[:, :, None] & (torch.arange(images.shape[1]) > 0))[..., None, None]"),
     Mutant("learning", "minibatches come from the global generator",
-           "torch.randint(len(large), (A, 1), generator=rng, device=device)",
-           "torch.randint(len(large), (A, 1), device=device)"),
+           "torch.randint(len(drawings.names), (A, 1), generator=rng, device=device)",
+           "torch.randint(len(drawings.names), (A, 1), device=device)"),
     # § 3.2: the loss, the optimisers, the schedules
     Mutant("learning", "the softmax counts a drawing with itself as same",
-           "losses[same & ~itself].mean()", "losses[same].mean()"),
+           "same = same & ~torch.eye(len(characters[0]), dtype=torch.bool, device=h.device)", "same = same"),
     Mutant("learning", "same pairs compete with same pairs",
            "logits.masked_fill(same, -math.inf).logsumexp", "logits.masked_fill(~same, -math.inf).logsumexp"),
     Mutant("paper_recipe", "layer-wise rates are the first layer's for all",
@@ -109,7 +113,7 @@ MUTANTS = [
     Mutant("command_line", "the first weights of equals are kept",
            "if accuracy >= run.best:  #", "if accuracy > run.best:  #"),
     Mutant("learning", "the best weights are no copy and train on",
-           "copy.deepcopy(run.net.state_dict())", "run.net.state_dict()"),
+           "{name: tensor.clone() for name, tensor in run.net.state_dict().items()}", "run.net.state_dict()"),
     # § 4.1 drawings and splits
     Mutant("data", "validation and test share a drawer", '"test": slice(16, 20)}', '"test": slice(15, 20)}'),
     Mutant("data", "the order of the files in the zip decides the split",
@@ -160,14 +164,12 @@ MUTANTS = [
     Mutant("oneshot", "the net is in training mode when it is tested",
            "        model.eval()\n", "        model.train()\n"),
     Mutant("oneshot", "the net stays in evaluation mode after a validation",
-           "        model.train()\n    return h", "        pass\n    return h"),
+           "        model.train()\n    return torch", "        pass\n    return torch"),
     Mutant("oneshot", "pixel 1-NN is the dot product",
            "return F.normalize(images.flatten(1))", "return images.flatten(1)"),
     # § 4.4 and files
     Mutant("data", "MNIST's ink is low",
            "flatnonzero(digits == digit))] / np.float32(255)", "flatnonzero(digits == digit))] / np.float32(-255) + 1"),
-    Mutant("data", "MNIST's trials are one draw five times",
-           "manual_seed(TRIALS_SEED + i)) for i in range(5)", "manual_seed(TRIALS_SEED)) for i in range(5)"),
     Mutant("data", "ink is 0 and paper 1",
            "return 1 - np.asarray(picture, np.uint8)", "return np.asarray(picture, np.uint8)"),
     Mutant("data", "a download is kept whatever its checksum", 'raise ValueError("what came', 'print("what came'),
@@ -184,8 +186,22 @@ MUTANTS = [
     # runs, checkpoints and commands
     Mutant("command_line", "resuming forgets the optimizers",
            "            optimizer.load_state_dict(saved)", "            pass"),
-    Mutant("command_line", "resuming draws from the start again",
-           '        self.rng.set_state(state["rng"])', "        pass"),
+    Mutant("learning", "every step draws the same",
+           "(step * N_PROCESSES + RANK) + config.seed", "RANK + config.seed"),
+    Mutant("devices", "all processes draw the same",
+           "(step * N_PROCESSES + RANK) + config.seed", "(step * N_PROCESSES) + config.seed"),
+    Mutant("devices", "gradients of processes are added", "            tensor /= N_PROCESSES", "            pass"),
+    Mutant("devices", "the statistics of batch normalisation are the first process's",
+           "            average(statistics)", "            pass"),
+    Mutant("devices", "a step makes a tensor on the CPU",
+           "torch.eye(len(characters[0]), dtype=torch.bool, device=h.device)",
+           "torch.eye(len(characters[0]), dtype=torch.bool)"),
+    Mutant("devices", "a step waits for a number",
+           "return (losses * same).sum() / same.sum()", "return losses[same].mean()"),
+    Mutant("model", "differences that count for a pair count against it",
+           "torch.cdist(nearer, nearer, p=1) - torch", "-torch.cdist(nearer, nearer, p=1) - torch"),
+    Mutant("oneshot", "the image itself is not among its views", "seen = [x] + [distort", "seen = [distort"),
+    Mutant("oneshot", "validations take views too", "[] if training else getattr", "getattr"),
     Mutant("command_line", "resuming forgets the best validation so far",
            '("step", "improved", "best", "best_step", "rows", "loss", "seconds")',
            '("step", "improved", "rows", "loss", "seconds")'),
@@ -197,9 +213,9 @@ MUTANTS = [
            "net.calibration = calibrate(net, validation)\n    more",
            "net.calibration = calibrate(net, test)\n    more"),
     Mutant("command_line", "validation watches the test alphabets",
-           "watched, pairs = validation, None", "watched, pairs = test, None"),
+           "config), validation, None", "config), test, None"),
     Mutant("command_line", "training takes the test alphabets too",
-           "    watched, pairs = validation, None", "    watched, pairs, training = validation, None, drawings"),
+           "watched, pairs = enough_drawings(training", "watched, pairs = enough_drawings(drawings"),
     Mutant("paper_recipe", "the paper's recipe trains on all drawers",
            'training, watched = only_drawers(training, "training"), only', "training, watched = training, only"),
     Mutant("command_line", "the newest net answers and not the best",
@@ -214,7 +230,7 @@ MUTANTS = [
            "signal.signal(signal.SIGTERM, signal.default_int_handler)", "pass"),
     Mutant("command_line", "a loss that is no number trains on", "if not math.isfinite(mean):", "if mean == math.inf:"),
 ]  # fmt: skip
-CONTROL = Mutant("model", "no mistake", "PAPER_PARAMETERS = 38", "PAPER_PARAMETERS = 38")
+CONTROL = Mutant("model", "no mistake", "SIDE, N_CHARACTERS = 105", "SIDE, N_CHARACTERS = 105")
 
 
 def patched(mutant):

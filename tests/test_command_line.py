@@ -19,7 +19,7 @@ from PIL import Image
 
 import koch
 
-TINY = ["--data", "invented", "--size", "35", "--device", "cpu", "--steps", "6", "--validations", "2", "--warmup", "2"]
+TINY = "--data invented --size 35 --device cpu --steps 6 --validations 2 --warmup 0.3".split()
 TINY += ["--alphabets", "2", "--characters", "3"]
 PAPER = ["--recipe", "paper", "--pairs", "16", "--batch", "4", "--distort", "--steps", "8"]
 END_OF_RUN = {"best.pt", "last.pt", "results.json", "curves.png", "trials.png"}

@@ -199,7 +199,7 @@ def zipped(folder):
 
 def test_a_folder_of_classes_is_one_alphabet(own):
     save(grey(drawing(9)), own / "b" / "10.png")
-    drawings = koch.as_drawings(koch.read_classes(str(own) + "/"), 2)
+    drawings = koch.as_drawings(koch.read_classes(str(own) + "/"))
     assert drawings.images.shape == (3, 3, 105, 105) and drawings.images.dtype == torch.float32
     assert drawings.counts.tolist() == [2, 3, 2] and drawings.counts.dtype == drawings.alphabet.dtype == torch.int64
     assert drawings.names == ("own",) and drawings.alphabet.tolist() == [0, 0, 0] and not drawings.by_drawer
@@ -274,12 +274,13 @@ def test_pictures_at_mixed_or_wrong_depths_are_refused(own, tmp_path):
     assert "lay the pictures out as CHARACTER.png or" in problem(koch.read_classes, own, "auto", True)
 
 
-def test_a_class_with_a_single_picture_is_refused_for_learning(own):
+def test_a_class_with_a_single_picture_is_in_no_pair_and_no_minibatch(own):
     save(grey(drawing(9)), own / "v" / "0.png")
-    classes = koch.read_classes(own)
-    assert problem(koch.as_drawings, classes, 2) == "v has fewer than 2 pictures; add some, or delete its folder"
-    assert koch.as_drawings(classes).counts.tolist() == [2, 2, 2, 1]
-    assert "v has fewer than 2" in problem(koch.load_data, koch.Config(data=str(own)))
+    drawings = koch.as_drawings(koch.read_classes(own))
+    assert drawings.counts.tolist() == [2, 2, 2, 1]
+    pairs = koch.draw_pairs(drawings, 100, torch.Generator().manual_seed(0))
+    assert set(torch.cat([pairs.first, pairs.second]).tolist()) == set(range(6))
+    assert koch.enough_drawings(drawings, koch.Config(characters=2, drawings=2)).characters == drawings.characters[:3]
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"P5 x 5 255\n", b"II*\0\x08\0\0\0", None])

@@ -61,6 +61,18 @@ def test_each_component_does_what_it_is_called_for():
     assert (changed(2, 0.3).T[10] - image[0, 0].T[10]).abs().max() < 1e-4 < (changed(2, 0.3) - image).abs().max()
 
 
+def test_bends_move_the_points_of_a_grid_and_what_lies_between_them():
+    image, none = torch.rand(1, 1, 21, 21, generator=rng()), torch.zeros(1, 7)
+    bends = torch.zeros(1, 2, 4, 4)
+    torch.testing.assert_close(koch.distort(image, none, bends), koch.distort(image, none))
+    bends[:, 0] = 2 * 3 / 21  # all points look three pixels to the right
+    torch.testing.assert_close(koch.distort(image, none, bends)[..., :-3], image[..., 3:], atol=1e-4, rtol=0)
+    bends[:] = 0
+    bends[0, 1, 0, 0] = 0.3  # the upper left one looks down
+    changed = (koch.distort(image, none, bends) - image).abs()[0, 0]
+    assert changed[1:4, :4].min() > 1e-3 and changed[:, 14:].max() < 1e-4 > changed[14:].max()
+
+
 def test_shrinking_averages_areas_and_keeps_the_amount_of_ink():
     image = torch.zeros(1, 105, 105, dtype=torch.uint8)
     image[0, :3, :6], image[0, 50, 50] = 1, 1
@@ -90,7 +102,9 @@ def test_the_fast_recipe_distorts_each_drawing_of_a_minibatch_by_itself_unless_i
     x, again = koch.fast_minibatch(drawings, None, 0, config, rng(3))
     assert torch.equal(characters, again)
     torch.testing.assert_close(x, koch.to_input(images.flatten(0, 1), 35), atol=1e-4, rtol=0)
-    wanted = koch.distort(koch.to_input(images.flatten(0, 1), 35), koch.draw_distortions(len(x), generator))
+    distortions = koch.draw_distortions(len(x), generator)
+    bends = 0.04 * torch.randn(len(x), 2, 4, 4, generator=generator)
+    wanted = koch.distort(koch.to_input(images.flatten(0, 1), 35), distortions, bends)
     distorting = dataclasses.replace(config, distortion=1.0)
     assert torch.equal(koch.fast_minibatch(drawings, None, 0, distorting, rng(3))[0], wanted)
 
@@ -107,11 +121,14 @@ def test_every_alphabet_and_every_drawer_is_drawn(drawings):
 
 def test_alphabets_with_too_few_characters_are_left_out_and_none_is_an_error(drawings):
     config, generator = dataclasses.replace(CONFIG, characters=6), rng()
-    batches = [koch.draw_alphabets(drawings, config, generator)[1].flatten() for _ in range(20)]
-    assert {i for characters in batches for i in drawings.alphabet[characters].tolist()} == {0, 1}
+    few = drawings._replace(counts=torch.tensor([4] * 15 + [2] * 6 + [4] * 27))  # 15, 22 and 5 characters of enough
+    enough = koch.enough_drawings(few, config)
+    assert enough.names == drawings.names[:2] and torch.equal(enough.images, drawings.images[few.counts == 4][:37])
+    batches = [koch.draw_alphabets(enough, config, generator)[1].flatten() for _ in range(20)]
+    assert {i for characters in batches for i in enough.alphabet[characters].tolist()} == {0, 1}
     for too_many in ({"characters": 23}, {"drawings": 5}):
-        with pytest.raises(koch.UserError, match="lower --characters or --drawings"):
-            koch.draw_alphabets(drawings, dataclasses.replace(CONFIG, **too_many), rng())
+        with pytest.raises(koch.UserError, match="no alphabet has .*; lower --characters or --drawings"):
+            koch.enough_drawings(drawings, dataclasses.replace(CONFIG, **too_many))
 
 
 def test_drawings_that_are_not_there_are_never_in_a_minibatch(drawings):
@@ -164,7 +181,7 @@ def factors(config, steps):
 
 
 def test_the_learning_rate_rises_in_a_line_and_falls_to_0_along_a_cosine():
-    found = factors(koch.Config(steps=1000, warmup=100), range(1000))
+    found = factors(koch.Config(steps=1000, warmup=0.1), range(1000))
     assert found[0] == pytest.approx(0.01) and found[49] == pytest.approx(0.5, rel=0.01)
     assert max(found) == pytest.approx(1, rel=0.03) and found.index(max(found)) == 99
     assert found[500] == pytest.approx(0.5, rel=0.01) and 0 <= found[-1] < 1e-4
@@ -244,13 +261,15 @@ def test_the_seed_decides_the_initial_weights_and_the_draws():
     first, again, other = (koch.Run(dataclasses.replace(CONFIG, seed=seed)) for seed in (0, 0, 1))
     weights = [run.net.twin[0].weight for run in (first, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
-    draws = [torch.rand(3, generator=run.rng).tolist() for run in (first, again, other)]
-    assert draws[0] == draws[1] != draws[2]
+    steps = [(0, 0), (0, 0), (0, 1), (1, 0)]  # seed, step
+    rngs = [koch.step_rng(step, dataclasses.replace(CONFIG, seed=seed)) for seed, step in steps]
+    draws = [torch.rand(3, generator=rng).tolist() for rng in rngs]
+    assert draws[0] == draws[1] and len({str(drawn) for drawn in draws}) == 3
 
 
 @pytest.mark.parametrize("size", [35, pytest.param(105, marks=pytest.mark.thorough)])
 def test_a_few_steps_learn_a_few_drawings_by_heart(size):
-    config = koch.Config(alphabets=1, characters=4, drawings=2, steps=12, warmup=2, turns=False, distortion=0.0)
+    config = koch.Config(alphabets=1, characters=4, drawings=2, steps=12, warmup=0.2, turns=False, distortion=0.0)
     config = koch.settle(dataclasses.replace(config, size=size, device="cpu"))
     _, losses = a_run(config, random_drawings((4,), 2), 12)
     assert losses[-1] < 0.6 * losses[0]

@@ -333,13 +333,13 @@ def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe(draw, net)
 
 
 def test_training_steps_follow_kochs_to_the_last_digits(draw, net):
-    config = koch.settle(koch.Config(device="cpu", size=35, precision="float32", steps=1000))
+    config = koch.settle(koch.Config(device="cpu", size=35, precision="float32", steps=1000, warmup=0.2))
     parameters, state = arrays(net.train()), {"muon": {}, "adamw": {}}
     optimizers = koch.make_optimizers(net, config)
     groups = [optimizer.param_groups[0] for optimizer in optimizers]
     groups[0]["dtype"] = torch.float64
     highest = train.MUON_RATE, train.ADAMW_RATE
-    assert tuple(group["highest"] for group in groups) == highest and config.warmup == train.WARMUP
+    assert tuple(group["highest"] for group in groups) == highest and config.warmup * config.steps == train.WARMUP
     assert groups[0]["weight_decay"] == train.WEIGHT_DECAY
     for step in range(3):
         images = draw.random((12, 1, net.size, net.size))
@@ -492,6 +492,6 @@ def test_the_papers_momentum_goes_in_a_line_from_a_half_to_its_end():
 
 @pytest.mark.parametrize("warmup", [0, 1, 7, 40])
 def test_the_factor_of_the_learning_rates_is_kochs(warmup):
-    config = koch.Config(steps=30, warmup=warmup)
+    config = koch.Config(steps=30, warmup=warmup / 30)
     ours = [learning.warmup_cosine(step, 30, warmup) for step in range(30)]
     assert ours == pytest.approx([schedule(step, config) for step in range(30)], rel=1e-14)

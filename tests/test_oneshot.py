@@ -117,7 +117,17 @@ def test_the_order_of_the_support_changes_nothing(drawings, trials):
     assert koch.one_shot_accuracy(net, trials) == koch.one_shot_accuracy(net, shuffled)
 
 
-def test_each_image_is_looked_at_once_undistorted_and_not_in_training_mode(drawings, trials):
+@torch.no_grad()
+def test_a_finished_nets_features_are_means_over_an_image_and_its_views(trials):
+    torch.manual_seed(0)
+    net, x = koch.SiameseNet(35).eval(), koch.to_input(trials.images[:3], 35)
+    assert len(net.views.unique(dim=0)) == 4 and torch.equal(net.views, koch.SiameseNet(35).views)
+    seen = [x, *(koch.distort(x, view[None].repeat(3, 1)) for view in net.views)]
+    wanted = torch.stack([net.features(x) for x in seen]).mean(0)
+    torch.testing.assert_close(koch.image_features(net, trials.images[:3]), wanted)
+
+
+def test_a_validation_looks_at_each_image_once_undistorted_and_not_in_training_mode(drawings, trials):
     net, seen = koch.SiameseNet(35), []
     net.train()
     net.twin.register_forward_pre_hook(lambda twin, x: seen.append((twin.training, x[0].clone())))

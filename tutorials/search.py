@@ -56,7 +56,7 @@ def score(number, steps, values, options):
     torch.set_num_threads(1)
     config = koch.settle(koch.Config(recipe="paper", steps=steps, seed=number, **options, **values))
     drawings, _ = koch.load_data(config)
-    training, validation, _ = (koch.to_device(part, config.device) for part in koch.split(drawings))
+    training, validation, _ = (part.to(config.device) for part in koch.split(drawings))
     training, watched = koch.only_drawers(training, "training"), koch.only_drawers(validation, "validation")
     trials = koch.one_shot_trials(watched, None, N_TRIALS, torch.Generator().manual_seed(koch.TRIALS_SEED))
     pairs, run, loss = koch.training_pairs(training, config), koch.Run(config), 0.0

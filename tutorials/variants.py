@@ -46,7 +46,7 @@ def train(config, training, loss, optimizer, rate, lr_step):
         kind = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[optimizer]
         run.optimizers = [kind([{"params": list(run.net.parameters()), "highest": rate}], rate, weight_decay=0.0)]
     for step in range(config.steps):
-        x, characters = koch.fast_minibatch(training, None, step, config, run.rng)
+        x, characters = koch.fast_minibatch(training, None, step, config, koch.step_rng(step, config))
         value = LOSSES[loss](run.net, run.net.features(x), characters)
         run.net.zero_grad()
         value.backward()
