@@ -109,9 +109,11 @@ MUTANTS = [
            "for optimizer in run.optimizers:\n            optimizer.step()",
            "for optimizer in run.optimizers[:1]:\n            optimizer.step()"),
     Mutant("command_line", "the last weights are kept for the best",
-           "if accuracy >= run.best:  #", "if accuracy >= 0:  #"),
+           "if accuracy >= run.best or config", "if accuracy >= 0 or config"),
     Mutant("command_line", "the first weights of equals are kept",
-           "if accuracy >= run.best:  #", "if accuracy > run.best:  #"),
+           "if accuracy >= run.best or config", "if accuracy > run.best or config"),
+    Mutant("command_line", "the fast recipe keeps the best of few validations",
+           'if accuracy >= run.best or config.recipe == "fast":', "if accuracy >= run.best:"),
     Mutant("learning", "the best weights are no copy and train on",
            "{name: tensor.clone() for name, tensor in run.net.state_dict().items()}", "run.net.state_dict()"),
     # § 4.1 drawings and splits

@@ -209,10 +209,8 @@ def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(draw
 
 def test_the_best_weights_stay_as_they_were_while_the_training_goes_on(drawings, monkeypatch):
     monkeypatch.setattr(koch, "reduced_twin", thin_twin)
-    script = iter((0.9, 0.1))
-    monkeypatch.setattr(koch, "one_shot_accuracy", lambda *_: next(script))
-    run, _ = a_run(dataclasses.replace(CONFIG, steps=4, validations=2, warmup=0), drawings, 4)
-    assert (run.step, run.best_step, run.best) == (4, 2, 0.9)
+    run, _ = a_run(dataclasses.replace(CONFIG, steps=4, validations=2, warmup=0), drawings, 3)
+    assert (run.step, run.best_step) == (3, 2)
     assert not torch.equal(run.best_weights["join.weight"], run.net.join.weight)
 
 
