@@ -87,8 +87,6 @@ class SiameseNet(nn.Module):
                 if parameter.ndim > 1:  # deviates: fast: He's; for --recipe paper paper_initialisation follows
                     nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: from the start, far apart means not the same
-        # ours: an evaluation takes the mean of an image's features and those of four slight distortions of it.
-        self.views = draw_distortions(4, torch.Generator().manual_seed(0), strength=0.7)
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters())
         self.to(memory_format=torch.channels_last)
 
@@ -203,12 +201,11 @@ def draw_alphabets(drawings, config, rng):
 
 def enough_drawings(drawings, config):
     """Return the Drawings of the alphabets that have K characters with M drawings. Raises UserError if none has."""
-    enough = drawings.counts >= config.drawings
-    n_characters = drawings.alphabet[enough].bincount(minlength=len(drawings.names))
-    enough &= (n_characters >= config.characters)[drawings.alphabet]
+    K, M = config.characters, config.drawings
+    enough = drawings.counts >= M
+    enough &= (drawings.alphabet[enough].bincount(minlength=len(drawings.names)) >= K)[drawings.alphabet]
     if not enough.any():
-        lacking = f"{config.characters} characters with {config.drawings} drawings"
-        raise UserError(f"no alphabet has {lacking}; lower --characters or --drawings")
+        raise UserError(f"no alphabet has {K} characters with {M} drawings; lower --characters or --drawings")
     return only_characters(drawings, enough)
 
 def turn(images, coins):
@@ -316,7 +313,8 @@ def training_loop(run, drawings, pairs, trials, config):
         accuracy = None
         if run.step % epoch_steps(config) == 0 or run.step == config.steps:  # §3.2: 320 trials choose the best weights
             average(statistics)  # of batch normalisation
-            accuracy = one_shot_accuracy(run.net, trials)
+            accuracy = one_shot_accuracy(run.net.eval(), trials)
+            run.net.train()
             if accuracy > run.best:
                 run.improved = run.step
             if accuracy >= run.best or config.recipe == "fast":  # deviates: fast: the last, when all rates are near 0
@@ -335,18 +333,13 @@ TEST_ALPHABETS = (
 SIDE, N_CHARACTERS = 105, 1623  # pixels of a drawing; characters, each by 20 drawers
 
 class Drawings(NamedTuple):
-    """Hold the drawings of many characters.
-    images: (characters, drawers, H, W) uint8, 0 or 1, or float32 in [0, 1]; 1 = ink, 0 = paper
-    alphabet: (characters,) int64, each character's alphabet, an index into names
-    counts: (characters,) int64, how many drawings each character has, the first of its row
-    names, characters: the alphabets' names, and each character's
-    by_drawer: whether column d holds what drawer d + 1 drew, of every character, as Omniglot's does"""
-    images: torch.Tensor
-    alphabet: torch.Tensor
-    counts: torch.Tensor
-    names: tuple
-    characters: tuple
-    by_drawer: bool = False
+    """Hold the drawings of many characters."""
+    images: torch.Tensor  # (characters, drawers, H, W) uint8, 0 or 1, or float32 in [0, 1]; 1 = ink, 0 = paper
+    alphabet: torch.Tensor  # (characters,) int64, each character's alphabet, an index into names
+    counts: torch.Tensor  # (characters,) int64, how many drawings each character has, the first of its row
+    names: tuple  # of the alphabets
+    characters: tuple  # their names, or none
+    by_drawer: bool = False  # whether column d holds what drawer d + 1 drew, of every character, as Omniglot's does
     def to(self, device):
         """Return Drawings with their tensors on a device."""
         return self._replace(**{name: getattr(self, name).to(device) for name in ("images", "alphabet", "counts")})
@@ -385,6 +378,14 @@ def only_characters(drawings, mask):
     characters = tuple(name for name, chosen in zip(drawings.characters, mask) if chosen)
     return Drawings(drawings.images[mask], alphabet, drawings.counts[mask], names, characters, drawings.by_drawer)
 
+def with_invented(drawings, n):
+    """Return Drawings and, behind them, n invented alphabets (below). deviates: fast: §4.1 has Omniglot alone."""
+    more = load_data(Config(data="invented"))[0]
+    more = only_characters(more, more.alphabet < n)
+    more = more._replace(alphabet=more.alphabet + len(drawings.names))
+    tensors = (torch.cat(both) for both in zip(drawings[:3], more[:3]))  # images, alphabet, counts
+    return Drawings(*tensors, drawings.names + more.names, (), True)
+
 def only_drawers(drawings, part):
     """Return what the drawers of "training", "validation" or "test" drew (§4.2); all where nobody says who drew."""
     if not drawings.by_drawer:
@@ -398,13 +399,11 @@ N_PAIRS = 10_000  # §4.2: validation pairs, which choose the threshold, and as 
 TRIALS_SEED = 2015  # ours: all runs have the same validation and test pairs and trials
 
 class Pairs(NamedTuple):
-    """Hold pairs of drawings: are the two of one character?
-    first, second: (n,) int64, indices into the drawings' images.flatten(0, 1); same: (n,) bool
-    distortions: (2, 9, n, 7) float, the first and the second twin's, none in copy 0; None where there are no copies"""
-    first: torch.Tensor
-    second: torch.Tensor
-    same: torch.Tensor
-    distortions: torch.Tensor = None
+    """Hold pairs of drawings: are the two of one character?"""
+    first: torch.Tensor  # (n,) int64, indices into the drawings' images.flatten(0, 1)
+    second: torch.Tensor  # (n,) int64
+    same: torch.Tensor  # (n,) bool
+    distortions: torch.Tensor = None  # (2, 9, n, 7) float, of each twin and copy, none in copy 0; None: no copies
 
 def draw_pairs(drawings, n_pairs, rng):
     """Draw Pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
@@ -486,17 +485,12 @@ N_VALIDATION = 320  # §3.2: one-shot trials that choose the best weights
 N_FRESH = 2000  # ours: test trials beside Lake's 400, within an alphabet and across
 
 class Trials(NamedTuple):
-    """Hold one-shot trials: which of n_way support images is of the test image's character?
-    images: (n, H, W), 1 = ink: the drawings that trials point into
-    test: (n_trials,) int64, the test images, as indices into images
-    support: (n_trials, n_way) int64, the support images, one of each character
-    answers: (n_trials,) int64, the right position in support, 0..n_way - 1
-    alphabets: (n_trials) the names of the test images' alphabets"""
-    images: torch.Tensor
-    test: torch.Tensor
-    support: torch.Tensor
-    answers: torch.Tensor
-    alphabets: tuple
+    """Hold one-shot trials: which of n_way support images is of the test image's character?"""
+    images: torch.Tensor  # (n, H, W), 1 = ink: the drawings that trials point into
+    test: torch.Tensor  # (n_trials,) int64, the test images, as indices into images
+    support: torch.Tensor  # (n_trials, n_way) int64, the support images, one of each character
+    answers: torch.Tensor  # (n_trials,) int64, the right position in support, 0..n_way - 1
+    alphabets: tuple  # (n_trials) the names of the test images' alphabets
 
 def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
     """Draw one-shot trials: n_way different characters by one drawer, a test image of one of them by another drawer.
@@ -529,18 +523,14 @@ def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
 @torch.no_grad()
 def image_features(model, images):
     """Compute images' features: (n, H, W) -> (n, D), of each by itself; where a model has views, means over those too.
-    model: SiameseNet, or any object with size (pixels), features and logit as it has them"""
-    training = getattr(model, "training", False)
-    views = [] if training else getattr(model, "views", [])  # a validation during the training takes none
-    if training:
-        model.eval()
+    model: SiameseNet, or any object with size (pixels), features and logit as it has them, not in training mode"""
+    if getattr(model, "training", False):
+        raise ValueError("in training mode an image's features depend on the others: call model.eval() first")
     parts = []
     for part in images.split(128):
         x = to_input(part, model.size)
-        seen = [x] + [distort(x, view.to(x.device).expand(len(x), 7)) for view in views]
+        seen = [x] + [distort(x, view.to(x.device).expand(len(x), 7)) for view in getattr(model, "views", [])]
         parts.append(sum(torch.as_tensor(model.features(x)) for x in seen) / len(seen))
-    if training:
-        model.train()
     return torch.cat(parts)
 
 @torch.no_grad()
@@ -984,7 +974,10 @@ def train(config, resume=None):
     drawings, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
     folder = Path(resume) if resume else new_folder(config)
-    training, validation, test = (part.to(config.device) for part in split(drawings))
+    training, validation, test = split(drawings)
+    if data == "omniglot" and config.invented > 0:
+        training = with_invented(training, config.invented)
+    training, validation, test = (part.to(config.device) for part in (training, validation, test))
     draw_pairs(test, 2, torch.Generator())  # what would fail at the end fails here, before anything is written
     counts = ", ".join(f"{len(part.images)} {name}" for part, name in zip((training, validation, test), DRAWERS))
     print(f"{data}: {counts} characters; results go to {folder}/")
@@ -1039,7 +1032,7 @@ def finish(run, config, folder, validation, test):
     draw_curves(run.rows, folder / "curves.png")
     draw_trials(trials, answers, folder / "trials.png")
     print(f"in {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
-    if longer := [minutes for minutes, steps in STEPS.items() if steps > config.steps and config.recipe == "fast"]:
+    if longer := [minutes for minutes in BUDGETS if BUDGETS[minutes][0] > config.steps and config.recipe == "fast"]:
         print(f"python koch.py train --minutes {longer[0]} trains longer and gets more of them right")
     return results
 
@@ -1099,6 +1092,8 @@ def load_checkpoint(path, settings=None):
     net.calibration = Calibration(*state["calibration"]) if state.get("calibration") else None
     if settings:
         net.to(settings.device).precision = settings.precision
+    # ours: what is finished takes the mean of an image's features and those of four slight distortions of it.
+    net.views = draw_distortions(4, torch.Generator().manual_seed(0), strength=0.7)
     return net.eval()
 
 def choose_net(checkpoint, config):
@@ -1122,10 +1117,11 @@ def choose_net(checkpoint, config):
 
 # Configuration and command line ---------------------------------------------------------------------------------------
 
-STEPS = {1: 520, 10: 5700, 40: 24000}  # of --minutes, which the whole command takes on two CPU cores
+BUDGETS = {1: (520, 0), 10: (5700, 20), 40: (24000, 30)}  # --minutes of two CPU cores: steps, invented alphabets
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
-CHOICES |= {"minutes": tuple(STEPS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
+CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
 LEAST = {"characters": 2, "drawings": 2, "pairs": 2, "alphabets": 1, "validations": 1, "batch": 1, "epochs": 1}
+LEAST |= {"invented": -1}
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -1141,15 +1137,16 @@ class Config:
     # output
     name: str = ""  # ours: the results go to runs/NAME; else named by recipe, data, size and seed
     # training
-    minutes: int = 1  # ours: about how long to train on two CPU cores, which decides the steps
+    minutes: int = 1  # ours: about how long to train on two CPU cores, which decides steps and invented alphabets
     recipe: str = "fast"  # ours: fast trains as one would today; paper trains as §3.2 does
     steps: int = 0  # ours: minibatches to train on; 0: by --minutes, or all epochs of the paper's recipe
     seed: int = 0  # ours: of all random draws
     alphabets: int = 4  # deviates: fast: alphabets in a minibatch; §3.2 has 128 pairs of any
     characters: int = 10  # deviates: fast: characters of each alphabet in a minibatch
     drawings: int = 3  # deviates: fast: drawings of each character in a minibatch
+    invented: int = -1  # deviates: fast: invented alphabets to train on besides Omniglot's; -1: by --minutes
     turns: bool = True  # deviates: fast: turned and mirrored alphabets are alphabets too
-    learning_rate: float = 0.02  # deviates: fast: the highest learning rate of Muon, for the layers' weights
+    learning_rate: float = 0.03  # deviates: fast: the highest learning rate of Muon, for the layers' weights
     warmup: float = 0.1  # ours: fast: share of the steps in which the learning rates rise; then they fall to 0
     validations: int = 5  # ours: fast: how often the 320 validation trials (§3.2) are answered
     distortion: float = 1.0  # §3.2: both recipes: factor of the affine distortions' ranges
@@ -1180,10 +1177,11 @@ def settle(config):
     # A CPU with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
     units = [getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     precision = config.precision.replace("auto", "bfloat16" if device == "cuda" or any(units) else "float32")
-    steps = config.steps or (STEPS[config.minutes] if config.recipe == "fast" else config.epochs * epoch_steps(config))
+    steps, invented = BUDGETS[config.minutes] if config.recipe == "fast" else (config.epochs * epoch_steps(config), 0)
     for text in (config.learning_rates, config.momenta, config.penalties):
         by_layer(text, 6 if size == 105 else 8)  # layers with weights, the join among them
-    return dataclasses.replace(config, device=device, size=size, precision=precision, steps=steps)
+    found = {"steps": config.steps or steps, "invented": invented if config.invented < 0 else config.invented}
+    return dataclasses.replace(config, device=device, size=size, precision=precision, **found)
 
 def by_layer(text, n_layers):
     """Return a number for each of a net's layers, of which "0.1" gives the same to all. Raises UserError."""

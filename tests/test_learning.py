@@ -131,6 +131,17 @@ def test_alphabets_with_too_few_characters_are_left_out_and_none_is_an_error(dra
             koch.enough_drawings(drawings, dataclasses.replace(CONFIG, **too_many))
 
 
+def test_invented_alphabets_stand_behind_the_others_and_are_as_many_as_asked_for(drawings, invented, monkeypatch):
+    monkeypatch.setattr(koch, "load_data", lambda config: (invented, config.data))
+    both = koch.with_invented(drawings._replace(images=drawings.images.repeat(1, 5, 1, 1)), 2)  # 20 drawings of each
+    added = both.alphabet >= 3
+    assert both.names == (*drawings.names, "Invented01", "Invented02")
+    assert torch.equal(both.alphabet[~added], drawings.alphabet)
+    assert torch.equal(both.images[added], invented.images[invented.alphabet < 2])
+    assert torch.equal(both.alphabet[added], invented.alphabet[invented.alphabet < 2] + 3)
+    assert torch.equal(both.counts, torch.cat([drawings.counts, invented.counts[invented.alphabet < 2]]))
+
+
 def test_drawings_that_are_not_there_are_never_in_a_minibatch(drawings):
     few = drawings._replace(counts=torch.tensor([3, 4] * 24), images=drawings.images.clone())
     few.images[::2, 3] = 0  # blank
@@ -210,7 +221,7 @@ def test_the_learning_rates_reach_the_optimizers_and_every_parameter_learns(draw
 def test_the_best_weights_stay_as_they_were_while_the_training_goes_on(drawings, monkeypatch):
     monkeypatch.setattr(koch, "reduced_twin", thin_twin)
     run, _ = a_run(dataclasses.replace(CONFIG, steps=4, validations=2, warmup=0), drawings, 3)
-    assert (run.step, run.best_step) == (3, 2)
+    assert (run.step, run.best_step) == (3, 2) and run.net.training
     assert not torch.equal(run.best_weights["join.weight"], run.net.join.weight)
 
 

@@ -333,7 +333,8 @@ def test_the_loss_and_its_gradients_are_those_of_kochs_default_recipe(draw, net)
 
 
 def test_training_steps_follow_kochs_to_the_last_digits(draw, net):
-    config = koch.settle(koch.Config(device="cpu", size=35, precision="float32", steps=1000, warmup=0.2))
+    options = {"device": "cpu", "size": 35, "precision": "float32", "steps": 1000}
+    config = koch.settle(koch.Config(**options, warmup=0.2, learning_rate=train.MUON_RATE))
     parameters, state = arrays(net.train()), {"muon": {}, "adamw": {}}
     optimizers = koch.make_optimizers(net, config)
     groups = [optimizer.param_groups[0] for optimizer in optimizers]

@@ -93,7 +93,7 @@ def test_one_nan_makes_a_trial_wrong(drawings, trials):
 
 
 def test_a_dead_net_is_never_right(trials):
-    net = koch.SiameseNet(35)
+    net = koch.SiameseNet(35).eval()
     torch.nn.init.zeros_(net.join.weight)
     assert koch.one_shot_accuracy(net, trials) == 0.0
 
@@ -118,24 +118,27 @@ def test_the_order_of_the_support_changes_nothing(drawings, trials):
 
 
 @torch.no_grad()
-def test_a_finished_nets_features_are_means_over_an_image_and_its_views(trials):
+def test_a_finished_nets_features_are_means_over_an_image_and_its_views(trials, tmp_path):
     torch.manual_seed(0)
     net, x = koch.SiameseNet(35).eval(), koch.to_input(trials.images[:3], 35)
-    assert len(net.views.unique(dim=0)) == 4 and torch.equal(net.views, koch.SiameseNet(35).views)
+    koch.save_checkpoint(tmp_path / "best.pt", net.state_dict(), koch.Config(size=35), step=1)
+    net = koch.load_checkpoint(tmp_path / "best.pt")
+    assert len(net.views.unique(dim=0)) == 4
     seen = [x, *(koch.distort(x, view[None].repeat(3, 1)) for view in net.views)]
     wanted = torch.stack([net.features(x) for x in seen]).mean(0)
     torch.testing.assert_close(koch.image_features(net, trials.images[:3]), wanted)
 
 
-def test_a_validation_looks_at_each_image_once_undistorted_and_not_in_training_mode(drawings, trials):
+def test_each_image_is_looked_at_once_undistorted_and_not_in_training_mode(drawings, trials):
     net, seen = koch.SiameseNet(35), []
-    net.train()
-    net.twin.register_forward_pre_hook(lambda twin, x: seen.append((twin.training, x[0].clone())))
+    with pytest.raises(ValueError, match="eval"):
+        koch.one_shot_answers(net.train(), trials)
+    net.eval().twin.register_forward_pre_hook(lambda twin, x: seen.append((twin.training, x[0].clone())))
     first = koch.one_shot_answers(net, trials)
     used = torch.cat([trials.test, trials.support.flatten()]).unique()
     assert sum(len(x) for _, x in seen) == len(used) and not any(training for training, _ in seen)
     assert torch.equal(torch.cat([x for _, x in seen]), koch.to_input(trials.images[used], 35))
-    assert net.training and torch.equal(first, koch.one_shot_answers(net, trials))
+    assert torch.equal(first, koch.one_shot_answers(net, trials))
 
 
 def test_pixel_1nn_is_the_cosine(trials):

@@ -97,7 +97,7 @@ def climb(name, seed, seconds):
         for optimizer in optimizers:
             optimizer.step()
         step += 1
-    net.views = net.views if rung["views"] else []
+    net.views = koch.draw_distortions(4, torch.Generator().manual_seed(0), 0.7) if rung["views"] else []
     fresh = koch.one_shot_trials(test, None, koch.N_FRESH, torch.Generator().manual_seed(koch.TRIALS_SEED))
     lake, within = (100 * koch.one_shot_accuracy(net.eval(), trials) for trials in (koch.lake_trials(), fresh))
     return {"rung": name, "seed": seed, "seconds": seconds, "steps": step, "lake": lake, "within": within}

@@ -65,7 +65,7 @@ def score(number, steps, values, options):
         loss = 0.98 * loss + 0.02 * step_loss.item()
         if not math.isfinite(loss):
             break
-    accuracy = koch.one_shot_accuracy(run.net, trials) if math.isfinite(loss) else 0.0
+    accuracy = koch.one_shot_accuracy(run.net.eval(), trials) if math.isfinite(loss) else 0.0
     return {"trial": number, "steps": steps, "validation": accuracy, "loss": loss / (1 - 0.98**steps)} | values
 
 
