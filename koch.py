@@ -482,6 +482,7 @@ def verify(net, calibration, test):
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 
 N_VALIDATION = 320  # §3.2: one-shot trials that choose the best weights
+N_VIEWS = 4  # ours: slight distortions of an image, over which the features of a finished net are means
 N_FRESH = 2000  # ours: test trials beside Lake's 400, within an alphabet and across
 
 class Trials(NamedTuple):
@@ -1092,8 +1093,7 @@ def load_checkpoint(path, settings=None):
     net.calibration = Calibration(*state["calibration"]) if state.get("calibration") else None
     if settings:
         net.to(settings.device).precision = settings.precision
-    # ours: what is finished takes the mean of an image's features and those of four slight distortions of it.
-    net.views = draw_distortions(4, torch.Generator().manual_seed(0), strength=0.7)
+    net.views = draw_distortions(N_VIEWS, torch.Generator().manual_seed(0), strength=0.7)
     return net.eval()
 
 def choose_net(checkpoint, config):

@@ -43,6 +43,7 @@ def within(folder):
         patched.delenv("KOCH_DATA", raising=False)
         patched.setattr(koch.urllib.request, "urlopen", refuse)
         patched.setattr(koch, "N_FRESH", 60)
+        patched.setattr(koch, "N_VIEWS", 1)
         patched.setattr(koch, "N_PAIRS", 200)
         patched.setattr(koch, "reduced_twin", thin_twin)
         yield folder
@@ -341,7 +342,7 @@ def test_checkpoints_of_earlier_versions_still_load(tmp_path):
     net, config = koch.SiameseNet(35), koch.dataclasses.asdict(koch.Config(size=35)) | {"loss": "softmax"}
     torch.save({"net": net.half().state_dict(), "config": config, "step": 5, "threshold": -1.5}, tmp_path / "old.pt")
     loaded = koch.load_checkpoint(tmp_path / "old.pt")
-    assert loaded.calibration == (-1.5, 1.0, 0.0) and loaded.validation is None and loaded.step == 5
+    assert loaded.calibration is None and loaded.validation is None and loaded.step == 5
     assert loaded.join.weight.dtype == torch.float32 and torch.equal(loaded.join.weight, net.join.weight.float())
 
 
@@ -421,8 +422,8 @@ def test_help_shows_the_source_and_the_default_of_every_value_in_groups(capsys):
     assert stop.value.code == 0
     for field in koch.dataclasses.fields(koch.Config):
         assert f"--{field.name.replace('_', '-')}" in said
-    groups = ["data: --data", "net: --size", "output: --name", "training: --recipe", "the paper's recipe: --pairs"]
-    assert all(group in said for group in groups) and "(default: 150000)" in said and "(default: 0.02)" in said
+    groups = ["data: --data", "net: --size", "output: --name", "training: --minutes", "the paper's recipe: --pairs"]
+    assert all(group in said for group in groups) and "(default: 150000)" in said and "(default: 0.03)" in said
     assert "§3.2" in said and "ours:" in said and "deviates:" in said
 
 
