@@ -27,7 +27,7 @@ def make(run):
     net, lake = koch.load_checkpoint(HERE / "reduced.pt"), koch.lake_trials()
     right = koch.counted(koch.one_shot_answers(net, lake) == lake.answers)["right"]
     text = f"""reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision
-command:    python koch.py train --seed {net.config.seed}   (the default, {net.config.steps:,} steps)
+command:    python koch.py train --minutes {net.config.minutes} --seed {net.config.seed}   ({net.config.steps:,} steps)
 made with:  torch {results["torch"]}, {results["seconds"]:.0f} s of training on {net.config.data}
 score:      {right} of Lake's 400 trials (the run itself, in {net.config.precision}: {results["lake"]["right"]})
 made by:    python tutorials/weights/make.py runs/RUN
