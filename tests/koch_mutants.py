@@ -186,6 +186,7 @@ MUTANTS = [
     # runs, checkpoints and commands
     Mutant("command_line", "resuming forgets the optimizers",
            "            optimizer.load_state_dict(saved)", "            pass"),
+    Mutant("learning", "no invented alphabets are added", "if data == \"omniglot\" and config.invented > 0:", "if False:"),
     Mutant("learning", "invented alphabets are taken for Omniglot's",
            "alphabet=more.alphabet + len(drawings.names)", "alphabet=more.alphabet"),
     Mutant("learning", "every step draws the same",

@@ -142,6 +142,29 @@ def test_invented_alphabets_stand_behind_the_others_and_are_as_many_as_asked_for
     assert torch.equal(both.counts, torch.cat([drawings.counts, invented.counts[invented.alphabet < 2]]))
 
 
+def test_minutes_decide_steps_and_invented_alphabets_unless_options_do():
+    for minutes, budget in koch.BUDGETS.items():
+        settled = koch.settle(koch.Config(minutes=minutes, device="cpu"))
+        assert (settled.steps, settled.invented) == budget
+    settled = koch.settle(koch.Config(minutes=10, steps=7, invented=0, device="cpu"))
+    assert (settled.steps, settled.invented) == (7, 0)
+    assert koch.settle(koch.Config(minutes=10, recipe="paper", device="cpu")).invented == 0
+
+
+@pytest.mark.parametrize("data, n_alphabets", [("omniglot", 32), ("mine", 30)])
+def test_a_training_on_omniglot_alone_gets_invented_alphabets(invented, monkeypatch, tmp_path, data, n_alphabets):
+    monkeypatch.chdir(tmp_path)
+    fifty = random_drawings((4,) * 50, 20)
+    monkeypatch.setattr(koch, "load_data", lambda config: (invented if config.data == "invented" else fifty, data))
+
+    def stop(training, config):
+        raise koch.UserError(f"{len(training.names)} alphabets")
+
+    monkeypatch.setattr(koch, "enough_drawings", stop)
+    with pytest.raises(koch.UserError, match=f"{n_alphabets} alphabets"):
+        koch.train(dataclasses.replace(CONFIG, invented=2))
+
+
 def test_drawings_that_are_not_there_are_never_in_a_minibatch(drawings):
     few = drawings._replace(counts=torch.tensor([3, 4] * 24), images=drawings.images.clone())
     few.images[::2, 3] = 0  # blank
