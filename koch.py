@@ -103,7 +103,8 @@ class SiameseNet(nn.Module):
 
     def logits_within(self, h):
         """Return logit of all pairs within each group: (A, n, D) -> (A, n, n).
-        sum_j alpha_j |h1_j - h2_j| is a Manhattan distance of alpha_j h_j, for which torch needs no (A, n, n, D)."""
+        sum_j alpha_j |h1_j - h2_j| is a Manhattan distance of alpha_j h_j, for which torch needs no (A, n, n, D).
+        An alpha that is 0 to the last digit gets no gradient here."""
         alpha = self.join.weight
         nearer, farther = h * alpha.clamp_min(0), h * alpha.clamp_max(0)  # a difference counts for, or against
         return self.join.bias + torch.cdist(nearer, nearer, p=1) - torch.cdist(farther, farther, p=1)
