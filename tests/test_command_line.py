@@ -276,7 +276,10 @@ def test_a_signal_ends_a_real_training_with_one_line_and_a_checkpoint(trained, n
         while not (trained / run / "last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(60) == 130, log.read_text()
+        try:
+            assert process.wait(60) == 130, log.read_text()
+        finally:
+            process.kill()
     assert f"--resume {run}" in log.read_text() and "Traceback" not in log.read_text()
 
 

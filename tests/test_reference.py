@@ -204,7 +204,8 @@ def test_same_weights_same_answers_at_size_35(invented, request):
 
 
 @pytest.mark.thorough
-def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path):
+def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # away from invented alphabets that are kept in data/
     code = """
 import reference_numpy.train as train, reference_numpy.compare
 from reference_numpy.__main__ import main
