@@ -1068,7 +1068,7 @@ def evaluate(net, test, config):
     return results, *next(zip(drawn.values(), answers.values()))
 
 def save_checkpoint(path, weights, config, **more):
-    """Save a net's state_dict, how it was trained, and more; path is whole or is not there. One of processes does."""
+    """Save a net's state_dict, how it was trained, and more; path is whole or is not there; one process writes."""
     content = io.BytesIO()  # writing this to a full disk is an OSError; torch's own writing is not
     torch.save({"net": weights, "config": dataclasses.asdict(config)} | more, content)
     if RANK == 0:
@@ -1118,7 +1118,7 @@ def choose_net(checkpoint, config):
 
 # Configuration and command line ---------------------------------------------------------------------------------------
 
-BUDGETS = {1: (520, 0), 10: (5700, 20), 40: (24000, 30)}  # --minutes of two CPU cores: steps, invented alphabets
+BUDGETS = {1: (520, 0), 10: (5700, 20)}  # --minutes of two CPU cores: steps, invented alphabets
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
 CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
 LEAST = {"characters": 2, "drawings": 2, "pairs": 2, "alphabets": 1, "validations": 1, "batch": 1, "epochs": 1}

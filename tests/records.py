@@ -22,7 +22,6 @@ RECORDS = Path("runs/records.jsonl")
 ROWS = {
     "default": "train",
     "10": "train --minutes 10",
-    "40": "train --minutes 40",
     "invented": "train --data invented --minutes 10",
 }
 COLUMNS = {"lake": "Lake's 400", "within": "fresh, within an alphabet", "seconds": "seconds", "work": "TFLOP"}
