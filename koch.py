@@ -1,17 +1,15 @@
 """koch.py: Siamese Neural Networks for One-shot Image Recognition (Koch, Zemel, Salakhutdinov 2015).
 
 Of Lake's 400 one-shot trials, 20-way, within one alphabet, two CPU cores get 95.1 % right after 63 to 78 seconds (the
-default, mean of five seeds) and 97.5 % after 9:57 minutes (--minutes 10, one seed). The paper has 92.0, people 95.5,
-pixel 1-NN 21.75, chance 5.0. The default is the fast recipe: the paper's task and twins, trained as one would today.
---recipe paper trains as §3.2 does, which takes far longer.
+default) and 98.0 % after ten minutes (--minutes 10), means of five seeds. The paper has 92.0, people 95.5, pixel 1-NN
+21.75, chance 5.0. The default trains as one would today, --recipe paper as §3.2 does, which takes far longer.
 
     python koch.py train        train the twin net, then answer the test pairs and Lake's 400 one-shot trials
     python koch.py oneshot      answer the test pairs and the one-shot trials with a trained net
     python koch.py classify     which class of a folder does a picture belong to? are two pictures the same?
 
-This file stands alone. Read it beside the paper, by the sections in the banners; § 3.2 ends with the training loop, and
-what a reader of the paper can skip stands below § 4.4. Where a comment says "deviates", the paper says otherwise; where
-it says "ours", the paper is silent.
+This file stands alone. Read it beside the paper, by the sections in the banners; below § 4.4 stands what its reader can
+skip. Where a comment says "deviates", the paper says otherwise; where it says "ours", the paper is silent.
 """
 
 import argparse
@@ -43,7 +41,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # § 3.1 Model ----------------------------------------------------------------------------------------------------------
 
-SIZES = (35, 105)  # pixels: §4.1 has 105; §4.4 shrinks them by 3
+SIZES = (35, 51, 105)  # pixels: §4.1 has 105; §4.4 shrinks them; ours: to 51 where there are ten minutes
 
 def paper_twin():
     """Return the layers of the paper's twin: (N, 1, 105, 105) -> (N, 4096) in 0..1 (§3.1, figure 4)."""
@@ -55,29 +53,29 @@ def paper_twin():
         nn.Flatten(), nn.Linear(9216, 4096), nn.Sigmoid(),  # (9216,) -> (4096,)
     )  # fmt: skip
 
-def reduced_twin():
-    """Return the layers of the reduced twin: (N, 1, 35, 35) -> (N, 512), any real number.
+def reduced_twin(size):
+    """Return the layers of the reduced twin: (N, 1, size, size) -> (N, 512), any real number; size: 35 or 51.
     §4.4 has "a reduced version of our model" and does not print it: this one is ours, made for speed on a CPU."""
-    return nn.Sequential(
+    return nn.Sequential(  # the comments give the shapes at size 35
         nn.Conv2d(1, 32, 4, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(32), nn.ReLU(),  # (32, 32, 32) -> (32, 16, 16)
         nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # (64, 16, 16)
         nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(64), nn.ReLU(),  # (64, 8, 8)
         nn.Conv2d(64, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(),  # (64, 8, 8)
         nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(128), nn.ReLU(),  # (128, 4, 4)
         nn.Conv2d(128, 256, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(256), nn.ReLU(),  # (256, 2, 2)
-        nn.Flatten(), nn.Linear(1024, 512), nn.BatchNorm1d(512),  # (1024,) -> (512,)
+        nn.Flatten(), nn.Linear(256 * (size // 16) ** 2, 512), nn.BatchNorm1d(512),  # (1024,) -> (512,)
     )  # fmt: skip
 
 class SiameseNet(nn.Module):
     """Join two twins that share all their weights (§3.1): there is one in memory, and both images go through it.
-    size: 105 for the paper's net (38,951,745 parameters) or 35 for the reduced net (988,865), in pixels"""
+    size: pixels; 105: the paper's net (38,951,745 parameters); 35 or 51: the reduced net (988,865 or 1,644,225)"""
     def __init__(self, size=105):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"size is one of {SIZES}, not {size}")
         self.size = size
         self.precision = "float32"  # of the twin: "float32" or "bfloat16"
-        self.twin = paper_twin() if size == 105 else reduced_twin()
+        self.twin = paper_twin() if size == 105 else reduced_twin(size)
         n_features = self.twin[-2].out_features  # 4096 or 512
         # §3.1: p = sigmoid(sum_j alpha_j |h1_j - h2_j|). The printed formula has no bias, so that two equal images
         # would get p = 0.5; every implementation adds one, and it does not change which candidate wins.
@@ -170,8 +168,7 @@ def paper_minibatch(drawings, pairs, step, config, rng):
 
 def cross_entropy(net, h, same):
     """Return the mean cross-entropy of pairs, in nats (§3.2); h: (2 * batch, D), twin by twin; same: (batch,) float."""
-    h1, h2 = h.chunk(2)
-    return F.binary_cross_entropy_with_logits(net.logit(h1, h2), same)
+    return F.binary_cross_entropy_with_logits(net.logit(*h.chunk(2)), same)
 
 def fast_minibatch(drawings, pairs, step, config, rng):
     """Draw a minibatch of whole alphabets, each drawing distorted by itself; pairs and step are not used.
@@ -450,31 +447,28 @@ def pair_logits(model, drawings, pairs):
     first, second = places.chunk(2)
     return model.logit(h[first], h[second]).double().cpu()
 
-class Calibration(NamedTuple):
-    """Hold how to read logits: above threshold a pair is called the same, p = sigmoid(scale * logit + offset)."""
-    threshold: float
-    scale: float = 1.0
-    offset: float = 0.0
-
+@torch.no_grad()
 def calibrate(net, validation):
-    """Choose a Calibration on 10,000 pairs of validation Drawings by their drawers (§4.2); net stays as it is.
-    ours: scale and offset, by linear discriminant analysis: a softmax over many pairs does not give the odds of one."""
+    """Scale and shift a net's logits, by its join, so that their sigmoid is the probability that a pair is the same.
+    On 10,000 pairs of validation Drawings by their drawers (§4.2) calling those above 0 the same, p > 0.5, makes the
+    fewest mistakes. ours: the scale, by linear discriminant analysis: a softmax's logits are no odds of a pair's."""
     drawings = only_drawers(validation, "validation")
     pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED))
     logits, same = pair_logits(net, drawings, pairs), pairs.same.cpu()
     false, missed, thresholds = error_rates(logits, same)
-    best = int((false + missed).argmin())  # the fewest mistakes: there are as many pairs of either kind
+    threshold = float(thresholds[(false + missed).argmin()])  # there are as many pairs of either kind
     high, low = logits[same], logits[~same]
-    scale = (high.mean() - low.mean()).clamp_min(0) / (high.var() + low.var()).clamp_min(1e-9) * 2
-    return Calibration(float(thresholds[best]), float(scale), float(-scale * (high.mean() + low.mean()) / 2))
+    scale = float(2 * (high.mean() - low.mean()).clamp_min(1e-6) / (high.var() + low.var()).clamp_min(1e-9))
+    net.join.weight *= scale
+    net.join.bias.copy_(scale * (net.join.bias - threshold))
 
-def verify(net, calibration, test):
-    """Say of 10,000 pairs of test Drawings by the test drawers whether they are the same (§4.2).
+def verify(net, test):
+    """Say of 10,000 pairs of test Drawings by the test drawers whether they are the same, p > 0.5 (§4.2).
     Returns {n, right, accuracy, interval, equal_error_rate, area}; a logit that is not a number is a mistake."""
     drawings = only_drawers(test, "test")
     pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED + 1))
     logits, same = pair_logits(net, drawings, pairs), pairs.same.cpu()
-    correct = torch.where(same, logits > calibration.threshold, logits <= calibration.threshold)
+    correct = torch.where(same, logits > 0, logits <= 0)
     false, missed, _ = error_rates(logits, same)
     equal = int((false - missed).abs().argmin())  # as many of each kind are mistaken there
     area = -torch.trapezoid(1 - missed, false)  # under the curve of true over false positives
@@ -580,8 +574,8 @@ def load_mnist(data_dir=""):
     rows = np.zeros((10, counts.max(), 28, 28), np.float32)  # MNIST's ink is high as it is
     for digit in range(10):  # shuffled, always alike: the file goes by writers, and a column would be by one of them
         rows[digit, : counts[digit]] = images[rng.permutation(np.flatnonzero(digits == digit))] / np.float32(255)
-    alphabet = torch.zeros(10, dtype=torch.int64)
-    return Drawings(torch.from_numpy(rows), alphabet, torch.from_numpy(counts), ("MNIST",), tuple("0123456789"))
+    images, counts = torch.from_numpy(rows), torch.from_numpy(counts)
+    return Drawings(images, torch.zeros_like(counts), counts, ("MNIST",), tuple("0123456789"))
 
 # Statistics and Muon, the first of what a reader of the paper can skip ------------------------------------------------
 
@@ -803,8 +797,7 @@ def load_data(config):
 
 # Invented alphabets ---------------------------------------------------------------------------------------------------
 # For a machine without data and network: strokes that look like Omniglot's at a glance. A stroke is (knots, curved): 2
-# to 4 points (n, 2) in a square of side 1 around 0, joined by lines or by a curve. Whoever changes this deletes
-# data/invented.npz.
+# to 4 points (n, 2) in a square of side 1 around 0. Whoever changes this deletes data/invented.npz.
 
 @functools.cache
 def spline(n_knots, curved):
@@ -1024,9 +1017,10 @@ def new_folder(config):
 def finish(run, config, folder, validation, test):
     """Calibrate the best checkpoint on validation pairs, answer the test pairs and trials once, write the results."""
     net = load_checkpoint(folder / "best.pt", config)
-    net.calibration = calibrate(net, validation)
-    more = {"step": net.step, "validation": net.validation, "calibration": tuple(net.calibration)}
-    save_checkpoint(folder / "best.pt", net.state_dict(), config, **more)
+    if not net.calibrated:  # else the run was finished before, and says the same again
+        calibrate(net, validation)
+        more = {"step": net.step, "validation": net.validation, "calibrated": True}
+        save_checkpoint(folder / "best.pt", net.state_dict(), config, **more)
     results, trials, answers = evaluate(net, test, config)
     results |= {"config": dataclasses.asdict(config), "torch": torch.__version__, "seconds": run.seconds}
     results |= {"best_step": net.step, "validation": net.validation, "log": run.rows}
@@ -1034,7 +1028,7 @@ def finish(run, config, folder, validation, test):
     draw_curves(run.rows, folder / "curves.png")
     draw_trials(trials, answers, folder / "trials.png")
     print(f"in {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
-    if longer := [minutes for minutes in BUDGETS if BUDGETS[minutes][0] > config.steps and config.recipe == "fast"]:
+    if longer := [n for n in BUDGETS if BUDGETS[n]["steps"] > config.steps and config.recipe == "fast"]:
         print(f"python koch.py train --minutes {longer[0]} trains longer and gets more of them right")
     return results
 
@@ -1048,9 +1042,8 @@ def evaluate(net, test, config):
     drawn["within"] = one_shot_trials(test, None, N_FRESH, rng)
     if len(test.names) > 1:
         drawn["across"] = one_shot_trials(test, None, N_FRESH, rng, within_alphabet=False)
-    title = f"percent right, trained on {Path(net.config.data).name[:24]}"
-    print(f"\n{title:<50}this net   95 % interval  pixel 1-NN  chance")
-    results = {"verification": verify(net, net.calibration, test) | {"chance": 0.5}}
+    print(f"\npercent right, trained on {Path(net.config.data).name:24.24}this net   95 % interval  pixel 1-NN  chance")
+    results = {"verification": verify(net, test) | {"chance": 0.5}}
     nearest, answers = PixelNearestNeighbour(), {}
     h, h_nearest = (image_features(model, test.images.flatten(0, 1)) for model in (net, nearest))
     for key, trials in drawn.items():
@@ -1085,13 +1078,13 @@ def load_state(path, *keys):
 
 def load_checkpoint(path, settings=None):
     """Load a trained net for evaluation, on the CPU in float32 or as a settled Config says. Raises UserError.
-    Its attributes say how it was trained: config, step and, None if not known, validation accuracy and calibration."""
+    Its attributes say how it was trained: config, step, calibrated and, None if not known, validation accuracy."""
     state = load_state(path)
     with explained(f"the weights in {path} are not those of a net of its size; name another one"):
         net = SiameseNet(state["config"].size)
         net.load_state_dict(state["net"])  # half precision becomes float32
     net.config, net.step, net.validation = state["config"], state["step"], state.get("validation")
-    net.calibration = Calibration(*state["calibration"]) if state.get("calibration") else None
+    net.calibrated = state.get("calibrated", False)
     if settings:
         net.to(settings.device).precision = settings.precision
     net.views = draw_distortions(N_VIEWS, torch.Generator().manual_seed(0), strength=0.7)
@@ -1111,18 +1104,20 @@ def choose_net(checkpoint, config):
     net, hours = load_checkpoint(path, config), (time.time() - path.stat().st_mtime) / 3600
     known = f"{100 * net.validation:.1f} % of the validation trials right" if net.validation else "validation not known"
     print(f"{os.path.relpath(path)}, best of {len(rivals)} trained on {data}: {known}, {hours:.1f} hours old")
-    if net.calibration is None:  # of a training that was stopped
+    if not net.calibrated:  # it is of a training that was stopped
         _, validation, _ = split(load_data(dataclasses.replace(config, data=data.replace("omniglot", "auto")))[0])
-        net.calibration = calibrate(net, validation)
+        calibrate(net, validation)
     return net
 
 # Configuration and command line ---------------------------------------------------------------------------------------
 
-BUDGETS = {1: (520, 0), 10: (5700, 20)}  # --minutes of two CPU cores: steps, invented alphabets
+BUDGETS = {  # --minutes of two CPU cores
+    1: {"steps": 520, "size": 35, "invented": 0, "learning_rate": 0.03},
+    10: {"steps": 3200, "size": 51, "invented": 20, "learning_rate": 0.02},
+}
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
 CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
-LEAST = {"characters": 2, "drawings": 2, "pairs": 2, "alphabets": 1, "validations": 1, "batch": 1, "epochs": 1}
-LEAST |= {"invented": -1}
+LEAST = dict(characters=2, drawings=2, pairs=2, alphabets=1, validations=1, batch=1, epochs=1, invented=-1)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -1132,13 +1127,13 @@ class Config:
     data_dir: str = ""  # ours: folder of the data files, which are downloaded if missing; else $KOCH_DATA, else data
     ink: str = "auto"  # ours: whether the ink in your own pictures is dark or light; auto: what the border is not
     # net
-    size: int = 0  # 105 (§3.1) or 35 (§4.4: the reduced net), in pixels; 0: 105 on cuda, 35 on cpu
+    size: int = 0  # 105 (§3.1), or 51 or 35 (§4.4: the reduced net), in pixels; 0: 105 on cuda, else by --minutes
     device: str = "auto"  # ours: what computes; auto: cuda if there is one
     precision: str = "auto"  # ours: of the twin net's numbers; auto: bfloat16 if the device computes in it
     # output
     name: str = ""  # ours: the results go to runs/NAME; else named by recipe, data, size and seed
     # training
-    minutes: int = 1  # ours: about how long to train on two CPU cores, which decides steps and invented alphabets
+    minutes: int = 1  # ours: about how long to train on two CPU cores, which decides steps, size and more
     recipe: str = "fast"  # ours: fast trains as one would today; paper trains as §3.2 does
     steps: int = 0  # ours: minibatches to train on; 0: by --minutes, or all epochs of the paper's recipe
     seed: int = 0  # ours: of all random draws
@@ -1147,7 +1142,7 @@ class Config:
     drawings: int = 3  # deviates: fast: drawings of each character in a minibatch
     invented: int = -1  # deviates: fast: invented alphabets to train on besides Omniglot's; -1: by --minutes
     turns: bool = True  # deviates: fast: turned and mirrored alphabets are alphabets too
-    learning_rate: float = 0.03  # deviates: fast: the highest learning rate of Muon, for the layers' weights
+    learning_rate: float = 0  # deviates: fast: Muon's highest, for the layers' weights; 0: by --minutes
     warmup: float = 0.1  # ours: fast: share of the steps in which the learning rates rise; then they fall to 0
     validations: int = 5  # ours: fast: how often the 320 validation trials (§3.2) are answered
     distortion: float = 1.0  # §3.2: both recipes: factor of the affine distortions' ranges
@@ -1174,15 +1169,19 @@ def settle(config):
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu")
     device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
-    size = config.size or (105 if device == "cuda" else 35)
     # A CPU with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
     units = [getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     precision = config.precision.replace("auto", "bfloat16" if device == "cuda" or any(units) else "float32")
-    steps, invented = BUDGETS[config.minutes] if config.recipe == "fast" else (config.epochs * epoch_steps(config), 0)
+    found = dict(BUDGETS[config.minutes if config.recipe == "fast" else 1], device=device, precision=precision)
+    if device == "cuda":
+        found["size"] = 105
+    if config.recipe == "paper":
+        found["steps"] = config.epochs * epoch_steps(config)
+    still_open = {name: value for name, value in found.items() if getattr(config, name) == getattr(Config, name)}
+    config = dataclasses.replace(config, **still_open)
     for text in (config.learning_rates, config.momenta, config.penalties):
-        by_layer(text, 6 if size == 105 else 8)  # layers with weights, the join among them
-    found = {"steps": config.steps or steps, "invented": invented if config.invented < 0 else config.invented}
-    return dataclasses.replace(config, device=device, size=size, precision=precision, **found)
+        by_layer(text, 6 if config.size == 105 else 8)  # layers with weights, the join among them
+    return config
 
 def by_layer(text, n_layers):
     """Return a number for each of a net's layers, of which "0.1" gives the same to all. Raises UserError."""
@@ -1240,13 +1239,11 @@ def classify(support, images, checkpoint, as_json, picture, **options):
     logits, h = torch.zeros(len(queries), *present.shape), image_features(net, queries)
     logits[:, present] = net.logit(h[:, None], image_features(net, drawings.images[present])).float().cpu()
     logits = logits.sum(2) / drawings.counts  # (queries, classes): the mean over a class's pictures
-    probabilities = torch.sigmoid(net.calibration.scale * logits + net.calibration.offset)
     answers, cells = [], []
-    for row, (image, p) in enumerate(zip(images, probabilities.tolist())):
+    for row, (image, p) in enumerate(zip(images, logits.sigmoid().tolist())):
         order = sorted(range(len(p)), key=lambda i: -logits[row, i])
-        same = bool(logits[row].max() > net.calibration.threshold)
         ranking = [{"class": drawings.characters[i], "p": p[i]} for i in order]
-        answers.append({"image": image, "same": same, "answers": ranking})
+        answers.append({"image": image, "same": max(p) > 0.5, "answers": ranking})
         if row < 20:
             cells.append((0, row, queries[row], "black", Path(image).name))
             for rank, i in enumerate(order[:7]):
@@ -1254,7 +1251,7 @@ def classify(support, images, checkpoint, as_json, picture, **options):
                 cells.append((1 + rank, row, drawings.images[i, 0], colour, text))
         if not as_json:
             text = ", ".join(f"{answer['class']} (p = {answer['p']:.3f})" for answer in ranking[:5])
-            print(f"{image}: {text}" + ("" if len(p) > 1 else ", the same" if same else ", not the same"))
+            print(f"{image}: {text}" + ("" if len(p) > 1 else ", the same" if p[0] > 0.5 else ", not the same"))
     draw_page(picture, "left: the picture; then the classes, the likeliest first, with p", cells)
     print(json.dumps(answers, indent=1, ensure_ascii=False) if as_json else f"picture: {picture}")
 

@@ -28,17 +28,19 @@ TWINS = {
         "flatten linear batchnorm"  # (1024,) -> (512,)
     ).split(),
 }
+TWINS[51] = TWINS[35]  # (256, 3, 3) before the flattening
 CONVOLUTIONS = {  # filters (F, C, KH, KW), in order
     105: ((64, 1, 10, 10), (128, 64, 7, 7), (128, 128, 4, 4), (256, 128, 4, 4)),
     35: ((32, 1, 4, 4), (64, 32, 3, 3), (64, 64, 3, 3), (64, 64, 3, 3), (128, 64, 3, 3), (256, 128, 3, 3)),
 }
-LINEAR = {105: (4096, 9216), 35: (512, 1024)}  # (features, inputs)
+CONVOLUTIONS[51] = CONVOLUTIONS[35]
+LINEAR = {105: (4096, 9216), 35: (512, 1024), 51: (512, 2304)}  # (features, inputs)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # what no gradient belongs to
 
 def initial_parameters(size, rng, dtype=np.float32):
     """Draw a net's parameters as koch.py does at its start.
 
-    size: 105 or 35, in pixels; rng: numpy.random.Generator
+    size: 105, 51 or 35, in pixels; rng: numpy.random.Generator
     Returns {name: array}. Raises ValueError for another size.
     """
     if size not in TWINS:
@@ -66,19 +68,20 @@ def initial_parameters(size, rng, dtype=np.float32):
     return {n: p if p.dtype == np.int64 else p.astype(dtype) for n, p in parameters.items()}
 
 def size_of(parameters):
-    """Return the size, 105 or 35 pixels, of the net that has these parameters. Raises ValueError for another net's."""
-    shape = np.shape(parameters.get("twin.0.weight"))
-    for size, (first, *_) in CONVOLUTIONS.items():
-        if shape == first:
+    """Return the size in pixels of the net that has these parameters. Raises ValueError for another net's."""
+    first = np.shape(parameters.get("twin.0.weight"))
+    for size, kinds in TWINS.items():
+        linear = np.shape(parameters.get(f"twin.{kinds.index('linear')}.weight"))
+        if (first, linear) == (CONVOLUTIONS[size][0], LINEAR[size]):
             return size
-    raise ValueError(f"no net of size {' or '.join(map(str, TWINS))} has first filters of shape {shape}")
+    raise ValueError(f"no net of size {' or '.join(map(str, TWINS))} has first filters of shape {first}")
 
 def features_forward(parameters, images, training=False):
     """Compute one twin's features.
 
     images: (N, 1, size, size) of the parameters' dtype, in [0, 1], 1 = ink
-    training: batch normalisation, at size 35, uses this minibatch's statistics; see running_statistics
-    Returns h (N, D), D = 4096 at size 105 and 512 at size 35, and the cache.
+    training: batch normalisation, where there is one, uses this minibatch's statistics; see running_statistics
+    Returns h (N, D), D = 4096 at size 105, else 512, and the cache.
     """
     x, caches, p, size = images, [], parameters, size_of(parameters)
     if images.shape[1:] != (1, size, size):

@@ -150,7 +150,7 @@ def random_drawings(n_characters=(21, 22, 5), n_drawers=4, side=105, seed=0):
     return koch.Drawings(images, alphabet, counts, names, (), by_drawer=n_drawers == 20)
 
 
-def thin_twin():
+def thin_twin(size):
     """Return the reduced twin with few filters: as many layers, a hundredth of the work."""
     layers, before = [], 1
     for n in (4, 4, 8, 8, 8, 8):

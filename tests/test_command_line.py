@@ -89,6 +89,11 @@ def equal_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def equal_twins(a, b):
+    """Say whether the twins are the same; calibrating moves the join."""
+    return equal_weights(*({key: value for key, value in w.items() if key.startswith("twin")} for w in (a, b)))
+
+
 def results_of(name):
     results = json.loads((Path("runs") / name / "results.json").read_text())
     return {key: value for key, value in results.items() if key != "seconds" and key != "config"}
@@ -185,8 +190,8 @@ def test_the_right_weights_answer_the_test(inside, monkeypatch, more, values, be
     name, evaluated = f"best{best}-{len(more)}", spy(monkeypatch, "evaluate")
     seen = script(monkeypatch, values)
     assert koch.main(["train", *TINY, *more, "--name", name]) == 0
-    assert equal_weights(evaluated[0][0].state_dict(), seen[best]) and results_of(name)["best_step"] == 2 * best + 2
-    assert equal_weights(weights_of(name, "best.pt"), seen[best]) and equal_weights(weights_of(name), seen[2])
+    assert equal_twins(evaluated[0][0].state_dict(), seen[best]) and results_of(name)["best_step"] == 2 * best + 2
+    assert equal_twins(weights_of(name, "best.pt"), seen[best]) and equal_weights(weights_of(name), seen[2])
     net = koch.load_checkpoint(f"runs/{name}/best.pt")
     assert (net.step, net.validation) == (2 * best + 2, values[best]) and not net.training
 
@@ -245,7 +250,7 @@ def test_a_training_that_goes_on_remembers_the_best_validation_so_far(inside, mo
     script(monkeypatch, (0.85,))
     assert koch.main(["train", "--resume", "runs/remembers"]) == 0
     assert results_of("remembers")["validation"] == 0.9 and results_of("remembers")["best_step"] == 4
-    assert equal_weights(weights_of("remembers", "best.pt"), seen[1])
+    assert equal_twins(weights_of("remembers", "best.pt"), seen[1])
 
 
 PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibrate", "verify", "draw_curves")]
@@ -306,7 +311,7 @@ def test_copied_alone_into_an_empty_folder_every_command_works(tmp_path, own):
 def checkpoint(path, validation, hours_old, data="invented", **more):
     """Save a net of a training on some data, with the accuracy that it had on validation and an age."""
     config = koch.Config(data=data, size=35, device="cpu", precision="float32")
-    more = {"step": 1, "validation": validation, "calibration": (0.0, 1.0, 0.0)} | more
+    more = {"step": 1, "validation": validation, "calibrated": True} | more
     koch.save_checkpoint(path, koch.SiameseNet(35).state_dict(), config, **more)
     os.utime(path, (time.time() - 3600 * hours_old,) * 2)
     return path
@@ -333,19 +338,18 @@ def test_the_net_that_is_best_on_validation_of_the_newest_runs_data_is_chosen_an
     assert koch.choose_net("runs/a/best.pt", config).validation == 0.7  # the one that is named
 
 
-def test_a_net_without_a_calibration_gets_it_from_the_validation_pairs_of_its_data(inside, world, monkeypatch):
-    path = checkpoint(Path("stopped.pt"), 0.5, 0, calibration=None)
+def test_a_net_that_is_not_calibrated_is_calibrated_on_the_validation_pairs_of_its_data(inside, world, monkeypatch):
+    path = checkpoint(Path("stopped.pt"), 0.5, 0, calibrated=False)
     calibrated = spy(monkeypatch, "calibrate")
     net = koch.choose_net(path, koch.settle(koch.Config(device="cpu")))
-    assert torch.equal(calibrated[0][1].images, world.images[90:120])
-    assert net.calibration == koch.calibrate(net, koch.split(world)[1])
+    assert calibrated[0][0] is net and torch.equal(calibrated[0][1].images, world.images[90:120])
 
 
 def test_checkpoints_of_earlier_versions_still_load(tmp_path):
     net, config = koch.SiameseNet(35), koch.dataclasses.asdict(koch.Config(size=35)) | {"loss": "softmax"}
     torch.save({"net": net.half().state_dict(), "config": config, "step": 5, "threshold": -1.5}, tmp_path / "old.pt")
     loaded = koch.load_checkpoint(tmp_path / "old.pt")
-    assert loaded.calibration is None and loaded.validation is None and loaded.step == 5
+    assert not loaded.calibrated and loaded.validation is None and loaded.step == 5
     assert loaded.join.weight.dtype == torch.float32 and torch.equal(loaded.join.weight, net.join.weight.float())
 
 
@@ -426,7 +430,7 @@ def test_help_shows_the_source_and_the_default_of_every_value_in_groups(capsys):
     for field in koch.dataclasses.fields(koch.Config):
         assert f"--{field.name.replace('_', '-')}" in said
     groups = ["data: --data", "net: --size", "output: --name", "training: --minutes", "the paper's recipe: --pairs"]
-    assert all(group in said for group in groups) and "(default: 150000)" in said and "(default: 0.03)" in said
+    assert all(group in said for group in groups) and "(default: 150000)" in said and "(default: 1.0)" in said
     assert "§3.2" in said and "ours:" in said and "deviates:" in said
 
 
@@ -457,10 +461,9 @@ def test_classify_ranks_all_classes_by_their_mean_logits_whatever_the_order_of_f
 ):
     shutil.rmtree(own / "sign05")
     (own / "sign03" / "1.png").unlink()
-    state = torch.load("runs/tiny/best.pt", weights_only=True) | {"calibration": (0.0, 2.0, 0.5)}
-    torch.save(state, "moved.pt")
-    queries, net = [own / "sign03/2.png", own / "sign07/1.png"], koch.load_checkpoint("moved.pt")
-    both = classified(capsys, "--checkpoint", "moved.pt", "--support", own, *queries)
+    queries, net = [own / "sign03/2.png", own / "sign07/1.png"], koch.load_checkpoint("runs/tiny/best.pt")
+    arguments = ["--checkpoint", "runs/tiny/best.pt", "--support", own]
+    both = classified(capsys, *arguments, *queries)
     assert [entry["image"] for entry in both] == list(map(str, queries))
     for entry in both:
         assert {answer["class"] for answer in entry["answers"]} == {f"sign{c:02}" for c in range(12) if c != 5}
@@ -469,12 +472,11 @@ def test_classify_ranks_all_classes_by_their_mean_logits_whatever_the_order_of_f
     h = features(net, queries[0])
     logits = {a["class"]: net.logit(h, features(net, *(own / a["class"]).iterdir())).mean() for a in both[0]["answers"]}
     for answer in both[0]["answers"]:
-        p = torch.sigmoid(2 * logits[answer["class"]] + 0.5)
-        assert answer["p"] == pytest.approx(p.item(), rel=1e-3)
-    assert both[0]["same"] is bool(max(logits.values()) > net.calibration.threshold)
+        assert answer["p"] == pytest.approx(torch.sigmoid(logits[answer["class"]]).item(), rel=1e-3)
+    assert both[0]["same"] is (max(p) > 0.5)
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda *how: iter(sorted(rglob(*how), reverse=True)))
-    assert classified(capsys, "--checkpoint", "moved.pt", "--support", own, *queries[::-1]) == both[::-1]
+    assert classified(capsys, *arguments, *queries[::-1]) == both[::-1]
     assert Image.open("runs/classify.png").width > 100
 
 
@@ -483,10 +485,11 @@ def features(net, *paths):
     return koch.image_features(net, images)
 
 
-def test_two_pictures_are_said_to_be_the_same_or_not_by_the_threshold(inside, own, capsys):
+def test_two_pictures_are_said_to_be_the_same_or_not_by_the_sign_of_their_logit(inside, own, capsys):
     first, other = own / "sign00/0.png", own / "sign01/0.png"
-    for moved, same in ((-100.0, True), (100.0, False)):
-        state = torch.load("runs/tiny/best.pt", weights_only=True) | {"calibration": (moved, 1.0, 0.0)}
+    for bias, same in ((1000.0, True), (-1000.0, False)):
+        state = torch.load("runs/tiny/best.pt", weights_only=True)
+        state["net"]["join.bias"].fill_(bias)
         torch.save(state, "moved.pt")
         arguments = ["--checkpoint", "moved.pt", "--support", str(first), str(other)]
         assert koch.main(["classify", *arguments]) == 0

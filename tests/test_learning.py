@@ -142,13 +142,22 @@ def test_invented_alphabets_stand_behind_the_others_and_are_as_many_as_asked_for
     assert torch.equal(both.counts, torch.cat([drawings.counts, invented.counts[invented.alphabet < 2]]))
 
 
-def test_minutes_decide_steps_and_invented_alphabets_unless_options_do():
+def test_minutes_decide_what_the_options_leave_open():
     for minutes, budget in koch.BUDGETS.items():
-        settled = koch.settle(koch.Config(minutes=minutes, device="cpu"))
-        assert (settled.steps, settled.invented) == budget
-    settled = koch.settle(koch.Config(minutes=10, steps=7, invented=0, device="cpu"))
-    assert (settled.steps, settled.invented) == (7, 0)
-    assert koch.settle(koch.Config(minutes=10, recipe="paper", device="cpu")).invented == 0
+        settled = dataclasses.asdict(koch.settle(koch.Config(minutes=minutes, device="cpu")))
+        assert {name: settled[name] for name in budget} == budget
+    options = {"steps": 7, "size": 35, "invented": 0, "learning_rate": 0.5}
+    settled = koch.settle(koch.Config(minutes=10, device="cpu", **options))
+    assert {name: getattr(settled, name) for name in options} == options
+    assert koch.settle(settled) == settled
+    paper = koch.settle(koch.Config(minutes=10, recipe="paper", device="cpu"))
+    assert (paper.invented, paper.size) == (0, 35) and paper.steps > 10_000
+
+
+def test_a_gpu_trains_the_papers_own_net_unless_an_option_says_otherwise(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [koch.settle(koch.Config(minutes=minutes)).size for minutes in koch.BUDGETS] == [105] * len(koch.BUDGETS)
+    assert koch.settle(koch.Config(size=51)).size == 51 and koch.settle(koch.Config(device="cpu")).size == 35
 
 
 @pytest.mark.parametrize("data, n_alphabets", [("omniglot", 32), ("mine", 30)])

@@ -42,8 +42,12 @@ def test_the_papers_net_has_the_papers_shapes():
     assert [s for s, before in zip(shapes, [None, *shapes]) if s != before] == [*wanted, (9216,), (4096,)]
 
 
-def test_the_reduced_net_is_small():
-    assert koch.SiameseNet(35).n_parameters <= 2_500_000
+@pytest.mark.parametrize("size, side, n_parameters", [(35, 2, 988_865), (51, 3, 1_644_225)])
+def test_the_reduced_net_is_small_and_sees_the_whole_image(size, side, n_parameters):
+    net, shapes = koch.SiameseNet(size).eval(), []
+    assert net.n_parameters == n_parameters
+    net.twin[-3].register_forward_hook(lambda layer, x, y: shapes.append(x[0].shape[1:]))  # what is flattened
+    assert features(net, 1).shape == (1, 512) and shapes == [(256, side, side)]
 
 
 def test_another_size_is_refused():

@@ -85,7 +85,7 @@ def net(request):
 # Parameters -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [35, pytest.param(105, marks=compiled)])
+@pytest.mark.parametrize("size", [35, 51, pytest.param(105, marks=compiled)])
 def test_parameters_have_kochs_names_shapes_and_order_and_are_drawn_as_koch_draws_them(draw, size):
     parameters = network.initial_parameters(size, draw)
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def test_compiled_loops_have_the_gradients_of_torch_as_well(compiling):
     assert compiling.returncode == 0 and "1 passed" in said, said[-3000:]
 
 
-@pytest.mark.parametrize("size, training, n", [(35, True, 4), (35, False, 3), (35, False, 1), (105, False, 1)])
+@pytest.mark.parametrize("size, training, n", [(35, True, 4), (35, False, 3), (51, False, 1), (105, False, 1)])
 @compiled
 def test_logits_and_every_gradient_are_those_of_koch(draw, size, training, n):
     net = make_net(size).train(training)

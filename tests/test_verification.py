@@ -74,26 +74,26 @@ def test_a_pairs_logit_is_that_of_its_two_drawings(drawings, pairs):
     torch.testing.assert_close(logits.float(), wanted, rtol=1e-4, atol=1e-4)
 
 
-def scored(model, drawings, threshold, monkeypatch):
+def scored(model, drawings, monkeypatch):
     monkeypatch.setattr(koch, "N_PAIRS", 300)
-    return koch.verify(model, koch.Calibration(threshold), drawings)
+    return koch.verify(model, drawings)
 
 
 def test_an_oracle_has_all_pairs_right_and_an_area_of_1(drawings, monkeypatch):
-    result = scored(Oracle(drawings), drawings, 0.5, monkeypatch)
+    result = scored(Oracle(drawings), drawings, monkeypatch)
     assert (result["right"], result["accuracy"], result["area"], result["equal_error_rate"]) == (300, 1.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize("logit, right", [(0.0, 150), (math.inf, 150), (math.nan, 0)])
 def test_a_constant_scorer_is_at_chance_and_one_that_is_no_number_is_always_wrong(drawings, monkeypatch, logit, right):
-    result = scored(Always(logit), drawings, 0.5, monkeypatch)
+    result = scored(Always(logit), drawings, monkeypatch)
     assert result["right"] == right and result["area"] == 0.5
 
 
 def test_verification_is_of_the_test_drawers_pairs_alone(drawings, monkeypatch):
     seen, draw_pairs = [], koch.draw_pairs
     monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how) or draw_pairs(*how))
-    scored(Oracle(drawings), drawings, 0.5, monkeypatch)
+    scored(Oracle(drawings), drawings, monkeypatch)
     assert torch.equal(seen[0][0].images, drawings.images[:, 16:20]) and seen[0][1] == 300
 
 
@@ -114,49 +114,60 @@ def test_the_error_rates_are_those_counted_at_every_threshold_and_the_area_the_s
     assert area.item() == pytest.approx(((higher > 0) + 0.5 * (higher == 0)).double().mean().item())
 
 
-class Scripted:
-    """Give the pairs of calibrate scripted logits: those of same pairs, those of others."""
-
-    size = 35
-
-    def __init__(self, high, low):
-        self.high, self.low = high, low
-
-    def pair_logits(self, model, drawings, pairs):
-        return torch.where(pairs.same, self.high[: len(pairs.same)], self.low[: len(pairs.same)]).double()
-
-
 def calibrated(high, low, drawings, monkeypatch):
+    """Return a net's scale and threshold: calibrated on pairs with these logits of same pairs and of others."""
+    net = koch.SiameseNet(35)
+    net.join.weight.data.fill_(1.0)
+    net.join.bias.data.fill_(0.0)
     monkeypatch.setattr(koch, "N_PAIRS", len(high))
-    monkeypatch.setattr(koch, "pair_logits", Scripted(high, low).pair_logits)
-    return koch.calibrate(None, drawings)
+    monkeypatch.setattr(koch, "pair_logits", lambda model, drawings, pairs: torch.where(pairs.same, high, low).double())
+    koch.calibrate(net, drawings)
+    scale = net.join.weight[0, 0].item()
+    assert (net.join.weight == scale).all()
+    return scale, -net.join.bias.item() / scale
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_threshold_makes_the_fewest_mistakes(seed, drawings, monkeypatch):
-    high, low = torch.randn(60, generator=rng(seed)) + seed, torch.randn(60, generator=rng(seed + 5))
-    chosen = calibrated(high, low, drawings, monkeypatch).threshold
+    high, low = torch.randn(60, generator=rng(seed)) + 1 + seed, torch.randn(60, generator=rng(seed + 5))
+    _, chosen = calibrated(high, low, drawings, monkeypatch)
     same = torch.arange(60) % 2 == 0
     logits = torch.where(same, high, low)
     mistakes = [int(((logits > t) != same).sum()) for t in torch.cat([logits - 1e-3, logits + 1e-3])]
     assert int(((logits > chosen) != same).sum()) == min(mistakes)
 
 
-def test_the_threshold_is_half_way_between_the_two_kinds_and_probabilities_follow_the_logits(drawings, monkeypatch):
-    found = calibrated(torch.tensor([-4.0, -2.0] * 2), torch.tensor([-9.0, -7.0] * 2), drawings, monkeypatch)
-    assert found.threshold == -5.5 and found.scale > 0
-    assert found.scale * -5.5 + found.offset == pytest.approx(0, abs=1e-6)  # as likely the same as not
+def test_the_threshold_is_half_way_between_the_two_kinds_and_the_scale_makes_log_odds(drawings, monkeypatch):
+    _, threshold = calibrated(torch.tensor([-4.0, -2.0] * 2), torch.tensor([-9.0, -7.0] * 2), drawings, monkeypatch)
+    assert threshold == pytest.approx(-5.5)
     high, low = torch.randn(20_000, generator=rng()) + 4, torch.randn(20_000, generator=rng(1)) + 1
-    normal = calibrated(high, low, drawings, monkeypatch)
-    assert normal.scale == pytest.approx(3, rel=0.05) and normal.offset == pytest.approx(-7.5, rel=0.05)  # by Bayes
+    scale, threshold = calibrated(high, low, drawings, monkeypatch)
+    assert scale == pytest.approx(3, rel=0.05) and threshold == pytest.approx(2.5, abs=0.2)  # by Bayes
 
 
-def test_a_net_is_calibrated_on_the_validation_drawers_pairs_and_stays_as_it_is(drawings, monkeypatch):
+def test_a_net_that_knows_nothing_keeps_the_order_of_its_logits(drawings, monkeypatch):
+    low, high = torch.randn(60, generator=rng()), torch.randn(60, generator=rng(1)) + 3
+    scale, _ = calibrated(low, high, drawings, monkeypatch)  # same pairs have the lower ones
+    assert 0 < scale < 1e-3
+
+
+def test_a_net_is_calibrated_on_the_validation_drawers_pairs_which_moves_its_join_alone(drawings, monkeypatch):
     monkeypatch.setattr(koch, "N_PAIRS", 400)
     torch.manual_seed(0)
     net, seen, draw_pairs = koch.SiameseNet(35).eval(), [], koch.draw_pairs
     monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how[0]) or draw_pairs(*how))
+    slips = torch.rand(drawings.images.shape, generator=rng()) < 0.1
+    drawings = drawings._replace(images=drawings.images[:, :1] ^ slips)  # a character's drawings are much alike
+    net.join.bias.data.fill_(3.0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    first, again = koch.calibrate(net, drawings), koch.calibrate(net, drawings)
-    assert first == again and torch.equal(seen[0].images, drawings.images[:, 12:16])
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    trials = koch.one_shot_trials(drawings, None, 100, rng())
+    answers = koch.one_shot_answers(net, trials)
+    koch.calibrate(net, drawings)
+    once = net.join.weight.clone(), net.join.bias.clone()
+    moved = {name for name, tensor in net.state_dict().items() if not torch.equal(before[name], tensor)}
+    assert moved == {"join.weight", "join.bias"} and torch.equal(seen[0].images, drawings.images[:, 12:16])
+    clear = torch.stack([answers, koch.one_shot_answers(net, trials)])
+    clear = clear[:, (clear >= 0).all(0)]  # by rounding some are ties
+    assert clear.shape[1] > 80 and torch.equal(*clear)
+    koch.calibrate(net, drawings)  # a second time, it stays
+    torch.testing.assert_close((net.join.weight, net.join.bias), once, rtol=1e-3, atol=1e-3)

@@ -81,8 +81,9 @@ def climb(name, seed, seconds):
     rung = dict.fromkeys(SWITCHES, False) | {"optimizer": "sgd"}
     rung |= dict(itertools.chain(*(RUNGS[other].items() for other in [*before, name])))
     recipe = "paper" if rung["optimizer"] == "sgd" else "fast"
-    config = koch.settle(koch.Config(seed=seed, size=35, device="cpu", recipe=recipe, turns=rung["turns"]))
-    config = dataclasses.replace(config, distortion=float(rung["distort"]), momentum_epochs=0, steps=1000)
+    config = koch.settle(koch.Config(data="omniglot", seed=seed, size=35, device="cpu", recipe=recipe))
+    how = {"turns": rung["turns"], "distortion": float(rung["distort"]), "momentum_epochs": 0, "steps": 1000}
+    config = dataclasses.replace(config, **how)
     training, _, test = koch.split(koch.load_data(config)[0])
     net = make_net(rung, seed)
     optimizers = koch.make_optimizers(net, config)
@@ -139,7 +140,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
     options = parser.parse_args()
-    koch.load_data(koch.Config())  # said once, and kept
+    koch.load_data(koch.Config(data="omniglot"))  # kept, and an error is said once
     done = {(line["rung"], line["seed"], line["seconds"]) for line in read_lines()}
     wanted = [(name, seed, options.seconds) for name in RUNGS for seed in range(options.seeds)]
     RESULTS.parent.mkdir(exist_ok=True)

@@ -72,7 +72,7 @@ def main():
     training, validation, test = koch.split(drawings)
     net = train(config, training, **how)
     net.config = config = dataclasses.replace(config, data=data)
-    net.calibration = koch.calibrate(net, validation)
+    koch.calibrate(net, validation)
     koch.evaluate(net, test, config)
 
 

@@ -45,5 +45,5 @@ def compare_nets(size):
 
 if __name__ == "__main__":
     torch.set_num_threads(numba.get_num_threads())
-    for pixels in koch.SIZES:
+    for pixels in network.TWINS:
         compare_nets(pixels)

@@ -13,8 +13,8 @@ def features_forward(parameters, images, training=False):
     """Compute one twin's features.
 
     images: (N, 1, size, size) of the parameters' dtype, in [0, 1], 1 = ink
-    training: batch normalisation, at size 35, uses this minibatch's statistics; see running_statistics
-    Returns h (N, D), D = 4096 at size 105 and 512 at size 35, and the cache.
+    training: batch normalisation, where there is one, uses this minibatch's statistics; see running_statistics
+    Returns h (N, D), D = 4096 at size 105, else 512, and the cache.
     """
     raise NotImplementedError("Task 8: one layer after the other, each with its cache kept")
 
