@@ -20,6 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = Path("runs/records.jsonl")
 ROWS = {
+    "300": "train --steps 300",
     "default": "train",
     "10": "train --minutes 10",
     "invented": "train --data invented --minutes 10",

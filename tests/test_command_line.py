@@ -276,7 +276,8 @@ def test_a_signal_ends_a_real_training_with_one_line_and_a_checkpoint(trained, n
     with open(log, "w") as file:
         options = [*TINY, "--steps", "100000", "--validations", "50000", "--name", f"real{number}"]
         start = command(ROOT / "koch.py", "train", *options, folder=trained)
-        process = subprocess.Popen(**start, stdout=file, stderr=file)
+        heeded = lambda: signal.signal(number, signal.SIG_DFL)  # noqa: E731  a shell's background jobs ignore Ctrl-C
+        process = subprocess.Popen(**start, stdout=file, stderr=file, preexec_fn=heeded)
         deadline = time.monotonic() + 120
         while not (trained / run / "last.pt").exists() and time.monotonic() < deadline:
             time.sleep(0.05)

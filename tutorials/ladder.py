@@ -1,8 +1,9 @@
 """What is each step from the recipe of 2015 to today's worth? python tutorials/ladder.py [--seconds 60] [--seeds 3]
 
-Every rung changes one thing of the rung below, trains for the same time on one core, and answers Lake's 400 trials and
-2,000 fresh ones within an alphabet once. Each result is a line of runs/ladder.jsonl; what is there is not run again.
-The table and tutorials/figures/ladder.png are made from the lines.
+Every rung changes one thing of the rung below and trains for the same time on one core, its rates up in a line and down
+along a cosine; where the optimiser is SGD, the rate is the one of RATES that has most of 1,000 validation trials right
+with seed 0. Then the net answers Lake's 400 trials and 2,000 fresh ones within an alphabet. Each result is a line of
+runs/ladder.jsonl; what is there is not run again. The table and tutorials/figures/ladder.png are made from the lines.
 """
 
 import concurrent.futures
@@ -37,6 +38,7 @@ RUNGS = {  # what changes, from the rung below
     "six convolutions instead of four": {"six": True},
     "means over four views": {"views": True},
 }
+RATES = (0.0738, 0.0185, 0.0046)  # of SGD: that of koch.py's paper recipe, a quarter and a sixteenth
 SWITCHES = ("alphabets", "softmax", "distort", "turns", "norm", "six", "views")  # off on the first rung
 
 
@@ -74,19 +76,24 @@ def minibatch_loss(net, rung, drawings, step, config):
     return koch.cross_entropy(net, net.features(x), pairs.same.float())
 
 
-def climb(name, seed, seconds):
-    """Train a rung's net for some seconds on one core, and test it; return its line."""
-    torch.set_num_threads(1)
+def whole(name):
+    """Return all that holds on a rung, as {what: value}."""
     before = itertools.takewhile(lambda other: other != name, RUNGS)
     rung = dict.fromkeys(SWITCHES, False) | {"optimizer": "sgd"}
-    rung |= dict(itertools.chain(*(RUNGS[other].items() for other in [*before, name])))
-    recipe = "paper" if rung["optimizer"] == "sgd" else "fast"
-    config = koch.settle(koch.Config(data="omniglot", seed=seed, size=35, device="cpu", recipe=recipe))
+    return rung | dict(itertools.chain(*(RUNGS[other].items() for other in [*before, name])))
+
+
+def climb(name, seed, seconds, rate):
+    """Train a rung's net for some seconds on one core, and test it; return its line. rate: of SGD"""
+    torch.set_num_threads(1)
+    rung = whole(name)
+    config = koch.settle(koch.Config(data="omniglot", seed=seed, size=35, device="cpu", learning_rates=str(rate)))
     how = {"turns": rung["turns"], "distortion": float(rung["distort"]), "momentum_epochs": 0, "steps": 1000}
     config = dataclasses.replace(config, **how)
-    training, _, test = koch.split(koch.load_data(config)[0])
+    training, validation, test = koch.split(koch.load_data(config)[0])
     net = make_net(rung, seed)
-    optimizers = koch.make_optimizers(net, config)
+    recipe = "paper" if rung["optimizer"] == "sgd" else "fast"
+    optimizers = koch.make_optimizers(net, dataclasses.replace(config, recipe=recipe))
     if rung["optimizer"] == "adamw":
         optimizers = [torch.optim.AdamW([{"params": list(net.parameters()), "highest": 2e-3}], weight_decay=0.0)]
     started, step = time.perf_counter(), 0
@@ -99,9 +106,11 @@ def climb(name, seed, seconds):
             optimizer.step()
         step += 1
     net.views = koch.draw_distortions(4, torch.Generator().manual_seed(0), 0.7) if rung["views"] else []
-    fresh = koch.one_shot_trials(test, None, koch.N_FRESH, torch.Generator().manual_seed(koch.TRIALS_SEED))
-    lake, within = (100 * koch.one_shot_accuracy(net.eval(), trials) for trials in (koch.lake_trials(), fresh))
-    return {"rung": name, "seed": seed, "seconds": seconds, "steps": step, "lake": lake, "within": within}
+    drawn = {"lake": koch.lake_trials()}
+    for key, drawings, n in (("validation", validation, 1000), ("within", test, koch.N_FRESH)):
+        drawn[key] = koch.one_shot_trials(drawings, None, n, torch.Generator().manual_seed(koch.TRIALS_SEED))
+    line = {"rung": name, "seed": seed, "seconds": seconds, "rate": rate, "steps": step}
+    return line | {key: 100 * koch.one_shot_accuracy(net.eval(), trials) for key, trials in drawn.items()}
 
 
 def read_lines():
@@ -141,16 +150,29 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
     options = parser.parse_args()
     koch.load_data(koch.Config(data="omniglot"))  # kept, and an error is said once
-    done = {(line["rung"], line["seed"], line["seconds"]) for line in read_lines()}
-    wanted = [(name, seed, options.seconds) for name in RUNGS for seed in range(options.seeds)]
+    tried = {name: RATES if whole(name)["optimizer"] == "sgd" else (0.0,) for name in RUNGS}
+    lines = climb_all([(name, 0, options.seconds, rate) for name in RUNGS for rate in tried[name]], options.workers)
+    best = {}  # rung: the rate that validation chose
+    for line in sorted(lines, key=lambda line: line["validation"]):
+        best[line["rung"]] = line["rate"]
+    wanted = [(name, seed, options.seconds, best[name]) for name in RUNGS for seed in range(options.seeds)]
+    show(climb_all(wanted, options.workers))
+
+
+def climb_all(wanted, n_workers):
+    """Climb the rungs that have no line yet, some at a time; return the lines of all. wanted: arguments of climb"""
     RESULTS.parent.mkdir(exist_ok=True)
-    with concurrent.futures.ProcessPoolExecutor(options.workers) as pool:
-        waiting = [pool.submit(climb, *what) for what in wanted if what not in done]
+    def found():
+        lines = {tuple(line[key] for key in ("rung", "seed", "seconds", "rate")): line for line in read_lines()}
+        return {what: lines[what] for what in wanted if what in lines}
+
+    with concurrent.futures.ProcessPoolExecutor(n_workers) as pool:
+        waiting = [pool.submit(climb, *what) for what in wanted if what not in found()]
         for future in concurrent.futures.as_completed(waiting):
             with RESULTS.open("a") as file:
                 file.write(json.dumps(future.result()) + "\n")
             print(future.result(), flush=True)
-    show([line for line in read_lines() if (line["rung"], line["seed"], line["seconds"]) in wanted])
+    return list(found().values())
 
 
 if __name__ == "__main__":
