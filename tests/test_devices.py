@@ -1,5 +1,6 @@
 """One device more: a training step on fake CUDA tensors, and two processes of torchrun."""
 
+import socket
 import subprocess
 import sys
 import types
@@ -115,6 +116,15 @@ sys.exit(koch.main())
 """
 
 
+def has_loopback():
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_loopback(), reason="torchrun's processes talk over the loopback interface, which is down")
 def test_two_processes_draw_different_minibatches_average_their_gradients_and_end_alike(tmp_path):
     (tmp_path / "watched.py").write_text(WATCHED)
     words = f"watched.py {ROOT} train --size 35 --device cpu --precision float32 --name both --warmup 0".split()
