@@ -20,6 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = Path("runs/records.jsonl")
 ROWS = {
+    "200": "train --steps 200",
     "300": "train --steps 300",
     "default": "train",
     "10": "train --minutes 10",
