@@ -76,7 +76,7 @@ def minibatch_loss(net, rung, drawings, step, config):
     return koch.cross_entropy(net, net.features(x), pairs.same.float())
 
 
-def whole(name):
+def settings_of(name):
     """Return all that holds on a rung, as {what: value}."""
     before = itertools.takewhile(lambda other: other != name, RUNGS)
     rung = dict.fromkeys(SWITCHES, False) | {"optimizer": "sgd"}
@@ -86,7 +86,7 @@ def whole(name):
 def climb(name, seed, seconds, rate):
     """Train a rung's net for some seconds on one core, and test it; return its line. rate: of SGD"""
     torch.set_num_threads(1)
-    rung = whole(name)
+    rung = settings_of(name)
     config = koch.settle(koch.Config(data="omniglot", seed=seed, size=35, device="cpu", learning_rates=str(rate)))
     how = {"turns": rung["turns"], "distortion": float(rung["distort"]), "momentum_epochs": 0, "steps": 1000}
     config = dataclasses.replace(config, **how)
@@ -115,6 +115,22 @@ def climb(name, seed, seconds, rate):
 
 def read_lines():
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def climb_all(wanted, n_workers):
+    """Climb the rungs that have no line yet, some at a time; return the lines of all. wanted: arguments of climb"""
+    RESULTS.parent.mkdir(exist_ok=True)
+    def found():
+        lines = {tuple(line[key] for key in ("rung", "seed", "seconds", "rate")): line for line in read_lines()}
+        return {what: lines[what] for what in wanted if what in lines}
+
+    with concurrent.futures.ProcessPoolExecutor(n_workers) as pool:
+        waiting = [pool.submit(climb, *what) for what in wanted if what not in found()]
+        for future in concurrent.futures.as_completed(waiting):
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(future.result()) + "\n")
+            print(future.result(), flush=True)
+    return list(found().values())
 
 
 def show(lines):
@@ -150,29 +166,13 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
     options = parser.parse_args()
     koch.load_data(koch.Config(data="omniglot"))  # kept, and an error is said once
-    tried = {name: RATES if whole(name)["optimizer"] == "sgd" else (0.0,) for name in RUNGS}
+    tried = {name: RATES if settings_of(name)["optimizer"] == "sgd" else (0.0,) for name in RUNGS}
     lines = climb_all([(name, 0, options.seconds, rate) for name in RUNGS for rate in tried[name]], options.workers)
     best = {}  # rung: the rate that validation chose
     for line in sorted(lines, key=lambda line: line["validation"]):
         best[line["rung"]] = line["rate"]
     wanted = [(name, seed, options.seconds, best[name]) for name in RUNGS for seed in range(options.seeds)]
     show(climb_all(wanted, options.workers))
-
-
-def climb_all(wanted, n_workers):
-    """Climb the rungs that have no line yet, some at a time; return the lines of all. wanted: arguments of climb"""
-    RESULTS.parent.mkdir(exist_ok=True)
-    def found():
-        lines = {tuple(line[key] for key in ("rung", "seed", "seconds", "rate")): line for line in read_lines()}
-        return {what: lines[what] for what in wanted if what in lines}
-
-    with concurrent.futures.ProcessPoolExecutor(n_workers) as pool:
-        waiting = [pool.submit(climb, *what) for what in wanted if what not in found()]
-        for future in concurrent.futures.as_completed(waiting):
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(future.result()) + "\n")
-            print(future.result(), flush=True)
-    return list(found().values())
 
 
 if __name__ == "__main__":
