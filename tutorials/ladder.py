@@ -28,11 +28,11 @@ from tutorials.variants import cross_entropy
 RESULTS, PICTURE = koch.RUNS / "ladder.jsonl", Path(__file__).parent / "figures" / "ladder.png"
 RUNGS = {  # what changes, from the rung below
     "the paper: single pairs, cross-entropy, SGD": {},
+    "batch normalisation, torch's initial weights": {"norm": True},
     "all pairs within whole alphabets, features once": {"alphabets": True},
     "a softmax over the candidates": {"softmax": True},
     "new distortions at every step": {"distort": True},
     "turned and mirrored alphabets": {"turns": True},
-    "batch normalisation, torch's initial weights": {"norm": True},
     "AdamW instead of SGD": {"optimizer": "adamw"},
     "Muon for the layers' weights": {"optimizer": "muon"},
     "six convolutions instead of four": {"six": True},
