@@ -263,8 +263,9 @@ def epoch_steps(config):
     return (n - N_PROCESSES) // (config.batch * N_PROCESSES) + 1  # the rest is a step if all processes get some
 
 def set_rates(optimizers, step, config):
-    """Set the learning rates of a step 0, 1, ... and the momenta of SGD."""
-    epoch = step // epoch_steps(config)
+    """Set the learning rates of a step 0, 1, ... and the momenta of SGD: the paper's by the epoch (§3.2). ours: with
+    --steps a training goes through the schedule of all epochs too; in so few the rates would hardly have fallen."""
+    epoch = config.epochs * step // config.steps
     if config.recipe == "paper":
         factor = 0.99**epoch  # §3.2: -1 % an epoch
     else:  # ours: up in a line, down to 0 along a cosine

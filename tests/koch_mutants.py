@@ -93,6 +93,8 @@ MUTANTS = [
            'groups.append({"params": rest, "highest": eta, "mu": mu, "weight_decay": 0.0})', "pass"),
     Mutant("paper_recipe", "the learning rate falls by one percent a step",
            "factor = 0.99**epoch", "factor = 0.99**step"),
+    Mutant("paper_recipe", "a shorter training ends before its rates have fallen",
+           "epoch = config.epochs * step // config.steps", "epoch = step // epoch_steps(config)"),
     Mutant("paper_recipe", "the momentum rises within the first epoch",
            "min(1, epoch / config.momentum_epochs)", "min(1, step / config.momentum_epochs)"),
     Mutant("learning", "the learning rate does not fall",

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import random_drawings, rng, thin_twin
+from conftest import random_drawings, rng, schedule, thin_twin
 
 import koch
 
@@ -102,6 +102,12 @@ def test_the_learning_rate_falls_by_one_percent_an_epoch_in_every_layer_and_not_
         koch.set_rates(optimizers, step, config)
         rates = [group["lr"] for group in optimizers[0].param_groups[::2]]
         assert rates == pytest.approx([eta * factor for eta in etas])
+
+
+def test_fewer_steps_go_through_the_schedule_of_all_epochs():
+    config = paper_config(steps=400)
+    for step, epoch in ((0, 0), (1, 0), (2, 1), (200, 100), (399, 199)):
+        assert schedule(step, config) == pytest.approx(0.99**epoch)
 
 
 def test_the_momentum_starts_at_one_half_and_rises_by_the_epoch_to_each_layers_mu():
