@@ -26,7 +26,7 @@ from tutorials.common import Parser, guarded
 RANGES = {"learning_rates": (1e-4, 1e-1), "momenta": (0.0, 1.0), "penalties": (1e-6, 1e-1)}
 N_LAYERS = {35: 8, 105: 6}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
-SHORT = {"size": 35, "pairs": 6400}  # four times through them, unless options say otherwise; the whole schedule
+SHORT = {"size": 35, "pairs": 6400}  # 200 steps: four times through them, and once through the whole schedule
 FIELDS = ("trial", "steps", "validation", "loss", *RANGES)
 
 
