@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,14 @@ def threads():
 
 
 WITHOUT_DATA = "needs Omniglot: set KOCH_DATA to the folder with the three zip files"
+
+
+def has_loopback():
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
+            return True
+    except OSError:
+        return False
 
 
 def rng(seed=0):

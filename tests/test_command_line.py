@@ -19,7 +19,7 @@ from PIL import Image
 
 import koch
 
-TINY = "--data invented --size 35 --device cpu --steps 6 --validations 2 --warmup 0.3".split()
+TINY = "--data invented --size 35 --device cpu --steps 6 --validations 2".split()
 TINY += ["--alphabets", "2", "--characters", "3"]
 PAPER = ["--recipe", "paper", "--pairs", "16", "--batch", "4", "--distort", "--steps", "8"]
 END_OF_RUN = {"best.pt", "last.pt", "results.json", "curves.png", "trials.png"}
@@ -89,11 +89,6 @@ def equal_weights(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def equal_twins(a, b):
-    """Say whether the twins are the same; calibrating moves the join."""
-    return equal_weights(*({key: value for key, value in w.items() if key.startswith("twin")} for w in (a, b)))
-
-
 def results_of(name):
     results = json.loads((Path("runs") / name / "results.json").read_text())
     return {key: value for key, value in results.items() if key != "seconds" and key != "config"}
@@ -132,9 +127,12 @@ def test_oneshot_repeats_the_figures_of_the_training(inside, capsys):
     assert table[table.index("percent right") : table.index("in runs/tiny")].strip() in said
 
 
-def test_the_same_seed_gives_the_same_results_and_another_seed_others(inside):
+def test_the_same_seed_gives_the_same_results_and_another_seed_others_on_the_same_trials(inside, monkeypatch):
+    loop = spy(monkeypatch, "training_loop")
     assert koch.main(["train", *TINY, "--name", "again"]) == 0
     assert koch.main(["train", *TINY, "--name", "other", "--seed", "1"]) == 0
+    trials = [how[3] for how in loop]
+    assert torch.equal(trials[0].test, trials[1].test) and torch.equal(trials[0].support, trials[1].support)
     assert equal_weights(weights_of("tiny"), weights_of("again"))
     assert results_of("tiny") == results_of("again")
     assert not equal_weights(weights_of("tiny"), weights_of("other"))
@@ -154,7 +152,7 @@ def test_training_validation_and_test_each_get_their_alphabets_alone(inside, wor
     drawn, loop = [], spy(monkeypatch, "training_loop")
     minibatch = lambda *how: drawn.append(how[0]) or koch.fast_minibatch(*how)  # noqa: E731
     monkeypatch.setitem(koch.RECIPES, "fast", (minibatch, koch.softmax_loss))
-    calibrated, evaluated, pairs = (spy(monkeypatch, name) for name in ("calibrate", "evaluate", "draw_pairs"))
+    calibrated, evaluated, pairs = (spy(monkeypatch, name) for name in ("calibration", "evaluate", "draw_pairs"))
     assert koch.main(["train", *TINY, "--name", "flow"]) == 0
     training, validation, test = (world.images[a : a + n] for a, n in ((0, 90), (90, 30), (120, 30)))
     assert len(drawn) == 6 and all(torch.equal(drawings.images, training) for drawings in drawn)
@@ -190,8 +188,8 @@ def test_the_right_weights_answer_the_test(inside, monkeypatch, more, values, be
     name, evaluated = f"best{best}-{len(more)}", spy(monkeypatch, "evaluate")
     seen = script(monkeypatch, values)
     assert koch.main(["train", *TINY, *more, "--name", name]) == 0
-    assert equal_twins(evaluated[0][0].state_dict(), seen[best]) and results_of(name)["best_step"] == 2 * best + 2
-    assert equal_twins(weights_of(name, "best.pt"), seen[best]) and equal_weights(weights_of(name), seen[2])
+    assert equal_weights(evaluated[0][0].state_dict(), seen[best]) and results_of(name)["best_step"] == 2 * best + 2
+    assert equal_weights(weights_of(name, "best.pt"), seen[best]) and equal_weights(weights_of(name), seen[2])
     net = koch.load_checkpoint(f"runs/{name}/best.pt")
     assert (net.step, net.validation) == (2 * best + 2, values[best]) and not net.training
 
@@ -250,10 +248,10 @@ def test_a_training_that_goes_on_remembers_the_best_validation_so_far(inside, mo
     script(monkeypatch, (0.85,))
     assert koch.main(["train", "--resume", "runs/remembers"]) == 0
     assert results_of("remembers")["validation"] == 0.9 and results_of("remembers")["best_step"] == 4
-    assert equal_twins(weights_of("remembers", "best.pt"), seen[1])
+    assert equal_weights(weights_of("remembers", "best.pt"), seen[1])
 
 
-PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibrate", "verify", "draw_curves")]
+PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibration", "verify", "draw_curves")]
 PHASES += [("oneshot", "choose_net"), ("oneshot", "verify"), ("classify", "read_classes"), ("classify", "draw_page")]
 
 
@@ -267,6 +265,29 @@ def test_a_signal_ends_every_phase_with_one_line_and_status_130(inside, own, nam
     assert koch.main([name, *arguments[name]]) == 130
     said = capsys.readouterr().err.strip()
     assert said.startswith("koch.py: stopped") and "\n" not in said
+
+
+def test_a_signal_while_the_last_line_is_printed_does_not_disturb_it(inside, monkeypatch):
+    class Disturbed(io.StringIO):
+        def write(self, text):
+            signal.raise_signal(signal.SIGTERM)
+            return super().write(text)
+
+    monkeypatch.setattr(koch, "load_data", lambda config: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(sys, "stderr", Disturbed())
+    assert koch.main(["train", *TINY]) == 130 and sys.stderr.getvalue() == "\nkoch.py: stopped\n"
+
+
+def test_a_new_run_has_a_folder_that_no_other_has_and_only_the_first_process_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named, config = koch.Config(name="mine"), koch.Config(recipe="paper", data="invented", size=35, seed=3)
+    assert koch.new_folder(named) == Path("runs/mine") and Path("runs/mine").is_dir()
+    with pytest.raises(koch.UserError, match="runs/mine/ is there already; .* delete it, .* --resume runs/mine"):
+        koch.new_folder(named)
+    folders = [str(koch.new_folder(config)) for _ in range(3)]
+    assert folders == [f"runs/paper-invented-35-seed3{end}" for end in ("", "-2", "-3")]
+    monkeypatch.setattr(koch, "RANK", 1)
+    assert koch.new_folder(koch.Config(name="other")) == Path("runs/other") and not Path("runs/other").exists()
 
 
 @pytest.mark.thorough
@@ -312,7 +333,7 @@ def test_copied_alone_into_an_empty_folder_every_command_works(tmp_path, own):
 def checkpoint(path, validation, hours_old, data="invented", **more):
     """Save a net of a training on some data, with the accuracy that it had on validation and an age."""
     config = koch.Config(data=data, size=35, device="cpu", precision="float32")
-    more = {"step": 1, "validation": validation, "calibrated": True} | more
+    more = {"step": 1, "validation": validation, "calibration": (2.0, 1.0)} | more
     koch.save_checkpoint(path, koch.SiameseNet(35).state_dict(), config, **more)
     os.utime(path, (time.time() - 3600 * hours_old,) * 2)
     return path
@@ -340,18 +361,55 @@ def test_the_net_that_is_best_on_validation_of_the_newest_runs_data_is_chosen_an
 
 
 def test_a_net_that_is_not_calibrated_is_calibrated_on_the_validation_pairs_of_its_data(inside, world, monkeypatch):
-    path = checkpoint(Path("stopped.pt"), 0.5, 0, calibrated=False)
-    calibrated = spy(monkeypatch, "calibrate")
-    net = koch.choose_net(path, koch.settle(koch.Config(device="cpu")))
+    koch.save_checkpoint(Path("stopped.pt"), koch.SiameseNet(35).state_dict(), koch.Config(size=35), step=1)
+    finished = checkpoint(Path("finished.pt"), 0.5, 0)
+    calibrated = spy(monkeypatch, "calibration")
+    net = koch.choose_net("stopped.pt", koch.settle(koch.Config(device="cpu")))
     assert calibrated[0][0] is net and torch.equal(calibrated[0][1].images, world.images[90:120])
+    net = koch.choose_net(finished, koch.settle(koch.Config(device="cpu")))
+    assert (net.scale, net.shift) == (2.0, 1.0) and len(calibrated) == 1
 
 
-def test_checkpoints_of_earlier_versions_still_load(tmp_path):
-    net, config = koch.SiameseNet(35), koch.dataclasses.asdict(koch.Config(size=35)) | {"loss": "softmax"}
-    torch.save({"net": net.half().state_dict(), "config": config, "step": 5, "threshold": -1.5}, tmp_path / "old.pt")
-    loaded = koch.load_checkpoint(tmp_path / "old.pt")
-    assert not loaded.calibrated and loaded.validation is None and loaded.step == 5
+def test_half_precision_loads_and_what_is_not_known_of_a_checkpoint_is_said_so(tmp_path):
+    net, config = koch.SiameseNet(35), koch.Config(size=35)
+    koch.save_checkpoint(tmp_path / "half.pt", net.half().state_dict(), config, step=5)
+    loaded = koch.load_checkpoint(tmp_path / "half.pt")
+    assert not loaded.calibrated and (loaded.validation, loaded.step, loaded.scale, loaded.shift) == (0, 5, 1, 0)
     assert loaded.join.weight.dtype == torch.float32 and torch.equal(loaded.join.weight, net.join.weight.float())
+
+
+def test_a_checkpoint_in_which_one_bit_of_a_weight_has_changed_is_refused(tmp_path):
+    net, path = koch.SiameseNet(35), tmp_path / "x.pt"
+    koch.save_checkpoint(path, net.state_dict(), koch.Config(size=35), step=5)
+    content, weights = bytearray(path.read_bytes()), net.join.weight.detach().numpy().tobytes()
+    content[content.index(weights) + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(koch.UserError, match="x.pt is not a checkpoint of koch.py, or damaged"):
+        koch.load_checkpoint(path)
+
+
+WRONG = {
+    "no net": ({"net": [1]}, "net"),
+    "no step": ({"step": "5"}, "step"),
+    "a validation in words": ({"validation": "good"}, "validation"),
+    "an option of long ago": ({"config": {"loss": "softmax"}}, "loss"),
+    "a size in words": ({"config": {"size": "large"}}, "size"),
+    "a size of no net": ({"config": {"size": 36}}, "size"),
+    "another size": ({"config": {"size": 51}}, "not those of a net of its size"),
+    "a calibration without a shift": ({"calibration": (1.0,)}, "not enough values"),
+    "a calibration in words": ({"calibration": "by hand"}, "could not convert"),
+}
+
+
+@pytest.mark.parametrize("changes, said", WRONG.values(), ids=WRONG.keys())
+def test_a_checkpoint_that_holds_something_else_is_one_line_that_names_it(tmp_path, changes, said):
+    koch.save_checkpoint(tmp_path / "x.pt", koch.SiameseNet(35).state_dict(), koch.Config(size=35), step=5)
+    state = torch.load(tmp_path / "x.pt", weights_only=True)
+    config = state["config"] | changes.get("config", {})
+    torch.save(state | changes | {"config": config}, tmp_path / "x.pt")
+    with pytest.raises(koch.UserError, match=said) as error:
+        koch.load_checkpoint(tmp_path / "x.pt")
+    assert "\n" not in str(error.value) and "x.pt" in str(error.value)
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -360,7 +418,6 @@ BAD = {
     "no command": ([], "required"),
     "a command that is gone": (["verify"], "verify"),
     "unknown option": (["train", "--stepz", "3"], "--stepz"),
-    "abbreviated option": (["train", "--step", "3"], "--step"),
     "not a number": (["train", "--steps", "many"], "many"),
     "no steps": (["train", "--steps", "-1"], "--steps is at least 0"),
     "not a learning rate": (["train", "--learning-rate", "nan"], "--learning-rate"),

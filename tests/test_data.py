@@ -173,18 +173,15 @@ def test_the_second_time_drawings_and_trials_come_from_the_file_just_as_they_wer
 
 def test_where_the_data_folder_cannot_be_written_the_file_is_in_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write, drawings = koch.write_whole, random_drawings()
-
-    def write_whole(path, content):
-        if Path(path).parent.name == "full":
-            raise OSError(30, "Read-only file system", str(path))
-        write(path, content)
-
-    monkeypatch.setattr(koch, "write_whole", write_whole)
-    koch.kept(tmp_path / "full" / "x.npz", koch.Drawings, lambda: drawings)
-    assert (tmp_path / "data" / "x.npz").is_file() and not (tmp_path / "full").exists()
-    again = koch.kept(tmp_path / "full" / "x.npz", koch.Drawings, lambda: pytest.fail("made again"))
+    drawings, closed = random_drawings(), tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(koch.os, "access", lambda path, mode: mode == koch.os.W_OK and path != closed)
+    koch.kept(closed / "x.npz", koch.Drawings, lambda: drawings)
+    assert (tmp_path / "data" / "x.npz").is_file() and not list(closed.iterdir())
+    again = koch.kept(closed / "x.npz", koch.Drawings, lambda: pytest.fail("made again"))
     assert torch.equal(again.images, drawings.images)
+    (tmp_path / "data" / "x.npz").rename(closed / "x.npz")  # one that is there is read, whoever put it there
+    assert torch.equal(koch.kept(closed / "x.npz", koch.Drawings, lambda: pytest.fail("again")).images, drawings.images)
 
 
 @pytest.mark.parametrize("content", [b"", b"no numpy file", None])
@@ -195,6 +192,38 @@ def test_a_damaged_npz_is_one_line(tmp_path, content):
     with pytest.raises(koch.UserError, match="x.npz is damaged; delete it and start again") as error:
         koch.kept(path, koch.Drawings, random_drawings)
     assert "\n" not in str(error.value)
+
+
+def test_a_npz_in_which_one_digit_has_changed_is_damaged(tmp_path):
+    path = tmp_path / "x.npz"
+    koch.kept(path, koch.Drawings, random_drawings)
+    content = path.read_bytes()
+    assert content.count(b"'shape': (48, 4, 105, 14)") == 1  # NumPy alone would read 47 and never meet the checksum
+    path.write_bytes(content.replace(b"'shape': (48, 4, 105, 14)", b"'shape': (47, 4, 105, 14)"))
+    with pytest.raises(koch.UserError, match="x.npz is damaged"):
+        koch.kept(path, koch.Drawings, random_drawings)
+    without = dict(np.load(io.BytesIO(content)))
+    del without["by_drawer"]
+    np.savez(path, **without)
+    with pytest.raises(koch.UserError, match="x.npz is damaged.*by_drawer"):
+        koch.kept(path, koch.Drawings, random_drawings)
+
+
+def test_a_zip_whose_directory_has_lost_a_picture_is_damaged(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for c in range(2):
+            for d in range(3):
+                archive.writestr(f"{c}/{d}.png", png(255 * random_drawings((1,), 1, seed=3 * c + d).images[0, 0].numpy()))
+    assert [len(images) for images in koch.read_classes(path).values()] == [3, 3]
+    content = bytearray(path.read_bytes())
+    last = content.rfind(b"PK\1\2")
+    before, end = content.rfind(b"PK\1\2", 0, last), content.rfind(b"PK\5\6")
+    content[before + 32 : before + 34] = (end - last).to_bytes(2, "little")  # the next entry, taken for a comment
+    path.write_bytes(content)
+    assert len(zipfile.ZipFile(path).namelist()) == 5
+    with pytest.raises(koch.UserError, match="x.zip is no data set.*not as it was written"):
+        koch.read_classes(path)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """One device more: a training step on fake CUDA tensors, and two processes of torchrun."""
 
-import socket
 import subprocess
 import sys
 import types
@@ -8,7 +7,7 @@ import types
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from conftest import ROOT, has_loopback
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -116,18 +115,10 @@ sys.exit(koch.main())
 """
 
 
-def has_loopback():
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname(), 5):
-            return True
-    except OSError:
-        return False
-
-
 @pytest.mark.skipif(not has_loopback(), reason="torchrun's processes talk over the loopback interface, which is down")
 def test_two_processes_draw_different_minibatches_average_their_gradients_and_end_alike(tmp_path):
     (tmp_path / "watched.py").write_text(WATCHED)
-    words = f"watched.py {ROOT} train --size 35 --device cpu --precision float32 --name both --warmup 0".split()
+    words = f"watched.py {ROOT} train --size 35 --device cpu --precision float32 --name both".split()
     words += "--steps 3 --validations 1 --alphabets 1 --characters 3 --drawings 2".split()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(torchrun + words, cwd=tmp_path, capture_output=True, text=True)

@@ -106,7 +106,7 @@ def main():
     parser.add_argument("--near", type=int, default=8, help="trials near the best of them (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="minibatches of a trial (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
-    koch.add_options(parser, "data", "data_dir", "size", "device", "pairs", "momentum_epochs")
+    koch.add_options(parser, "data", "data_dir", "size", "device", "pairs")
     options = SHORT | vars(parser.parse_args())
     path = options.pop("results")
     ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)

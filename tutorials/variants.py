@@ -72,7 +72,7 @@ def main():
     training, validation, test = koch.split(drawings)
     net = train(config, training, **how)
     net.config = config = dataclasses.replace(config, data=data)
-    koch.calibrate(net, validation)
+    net.scale, net.shift = koch.calibration(net, validation)
     koch.evaluate(net, test, config)
 
 

@@ -19,7 +19,7 @@ from tutorials.common import Parser, guarded
 
 def make(run):
     """Halve a run's best checkpoint and write what is known of it beside it. Raises UserError."""
-    state = koch.load_state(run / "best.pt", "calibrated", "validation")
+    state = koch.load_state(run / "best.pt", calibration=tuple)
     results = json.loads((run / "results.json").read_text())
     state["net"] = {name: t.half() if t.is_floating_point() else t for name, t in state["net"].items()}
     state["config"] = results["config"] | {"data_dir": "", "name": ""}  # nobody's folders
