@@ -30,6 +30,8 @@ TESTS_OF = {  # file: the tests that its mistakes are put before; "koch" is koch
     "network": ["test_network.py"],
     "learning": ["test_network.py"],
     "gradcheck": ["test_gradcheck.py"],
+    "data": ["test_reference.py"],
+    "pairs": ["test_reference.py"],
     "koch": [f"test_{name}.py" for name in ("model", "learning", "paper_recipe", "verification", "oneshot", "data")],
 }
 CHOSEN = {  # (file, how): tests, where not all are wanted
@@ -381,6 +383,18 @@ MUTANTS = [
     Mutant("gradcheck", "dout is ones", "dout = rng.standard_normal(np.shape(out))", "dout = np.ones(np.shape(out))"),
     Mutant("gradcheck", "one entry is enough",
            "rng.permutation(argument.size)[:n_entries]", "rng.permutation(argument.size)[:1]"),
+    # data.py and pairs.py
+    Mutant("data", "the right answer is never the last", "answers.append(rng.integers(n_way))",
+           "answers.append(rng.integers(n_way - 1))"),
+    Mutant("data", "alphabets with just as many characters as ways are left out",
+           "pools = [pool for pool in pools if len(pool) >= n_way]",
+           "pools = [pool for pool in pools if len(pool) > n_way]"),
+    Mutant("pairs", "the rate's fall compounds over the epochs",
+           "eta = learning.paper_learning_rate(epoch, learning_rate)",
+           "eta = learning_rate = learning.paper_learning_rate(epoch, learning_rate)"),
+    Mutant("pairs", "a step of pairs is one in evaluation mode",
+           "network.siamese_forward(parameters, x1, x2, training=True)",
+           "network.siamese_forward(parameters, x1, x2)"),
 ]  # fmt: skip
 
 
@@ -461,7 +475,8 @@ WORDS = {  # of the tests for a function whose name they do not have
     "tiling": "blocked", "gather": "blocked", "scatter": "blocked", "tap_rows": "blocked",
     "kernel": "kernel", "add_product": "product", "add_row": "product",
     "of_layer": "settings", "decays": "penalty", "paper_learning_rate": "papers", "paper_momentum": "papers",
-    "warmup_cosine": "factor", "gradcheck": "gradient", "relative_error": "gradient",
+    "warmup_cosine": "factor", "one_shot_trials": "trial", "pair_step": "pairs", "train_on_pairs": "pairs",
+    "gradcheck": "gradient", "relative_error": "gradient",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT, random_drawings
 
 import koch
-from reference_numpy import compare, data, layers, network, train
+from reference_numpy import compare, data, layers, network, pairs, train
 from reference_numpy.__main__ import main
 from reference_numpy.data import UserError
 
@@ -108,18 +108,40 @@ def turned(image, transposed, mirrored, on_head):
 
 
 def test_a_trial_has_one_right_answer_by_another_drawer():
-    drawings = numpy_drawings(n_characters=(21, 25, 5))
-    trials = data.one_shot_trials(drawings, 20, 60, np.random.default_rng(0))
+    drawings = numpy_drawings(n_characters=(20, 25, 5))
+    trials = data.one_shot_trials(drawings, 20, 300, np.random.default_rng(0))
     known = {image.tobytes(): (c, d) for c, row in enumerate(drawings.images) for d, image in enumerate(row)}
-    for trial in range(60):
+    for trial in range(300):
         character, drawer = known[trials.images[trials.test[trial]].tobytes()]
         support = [known[trials.images[i].tobytes()] for i in trials.support[trial]]
         assert len({c for c, _ in support}) == 20 and len({d for _, d in support}) == 1 and support[0][1] != drawer
         assert support[trials.answers[trial]][0] == character
-        assert len({drawings.alphabet[c] for c, _ in support}) == 1
-    assert len(set(trials.answers.tolist())) > 12
+        assert {drawings.alphabet[c] for c, _ in support} == {trial % 2}  # the third alphabet is too small
+    assert set(trials.answers.tolist()) == set(range(20))
     with pytest.raises(UserError, match="no 26-way trial"):
         data.one_shot_trials(drawings, 26, 1, np.random.default_rng(0))
+
+
+def test_training_on_pairs_is_in_training_mode_at_the_papers_rates_epoch_by_epoch(monkeypatch):
+    modes, rates, momenta = [], [], []
+
+    def forward(parameters, x1, x2, training=False):
+        modes.append(training)
+        return np.zeros(len(x1)), ({}, {}, None)
+
+    def sgd(parameters, gradients, velocity, learning_rate, momentum, l2):
+        rates.append(learning_rate), momenta.append(momentum)
+        return parameters, velocity
+
+    monkeypatch.setattr(network, "siamese_forward", forward)
+    monkeypatch.setattr(network, "siamese_backward", lambda dlogits, cache: {})
+    monkeypatch.setattr(network, "running_statistics", lambda parameters, twin: parameters)
+    monkeypatch.setattr(pairs.learning, "sgd", sgd)
+    monkeypatch.setattr(network, "size_of", lambda parameters: 35)
+    _, losses = pairs.train_on_pairs({}, numpy_drawings(), np.random.default_rng(0), 8, 5, 4, 0.1, 0.9)
+    assert modes == [True] * 10 and losses == pytest.approx([np.log(2)] * 5)
+    assert rates == pytest.approx([0.1 * 0.99**epoch for epoch in range(5) for _ in range(2)])
+    assert momenta == pytest.approx([m for m in (0.5, 0.6, 0.7, 0.8, 0.9) for _ in range(2)])
 
 
 @pytest.mark.parametrize("value, right", [(0.0, 0), (np.inf, 0), (np.nan, 0), (None, 60)])
