@@ -272,9 +272,6 @@ MUTANTS = [
            "images = drawings.images[:, DRAWERS[part]]", "images = drawings.images.roll(1, 1)[:, DRAWERS[part]]"),
     Mutant("flow", "the paper's best weights are the first", "if accuracy >= run.best or config",
            "if run.best < 0 or config"),
-    Mutant("command_line", "best.pt holds the weights of the last step",
-           'save_checkpoint(folder / "best.pt", self.best_weights',
-           'save_checkpoint(folder / "best.pt", self.net.state_dict()'),
     Mutant("command_line", "best.pt is never replaced", "if self.best_weights and self.best_step == self.step:",
            'if self.best_weights and not (folder / "best.pt").exists():'),
     Mutant("command_line", "going on takes the options' defaults",
@@ -339,6 +336,10 @@ def try_one(mutant, log):
     module = sys.modules["koch"] = types.ModuleType("koch")
     module.__file__ = str(SOURCE)  # --help reads it
     exec(compile(patched(mutant), str(SOURCE), "exec"), vars(module))
+    copy = Path(f"{log}.d", "koch.py")  # for the processes that a test starts
+    copy.parent.mkdir()
+    copy.write_text(patched(mutant), encoding="utf-8")
+    os.environ["PYTHONPATH"] = str(copy.parent)
     names = [mutant.file, *(name for name in FILES if name != mutant.file)]
     paths = [f"{TESTS}/test_{name}.py" for name in names]
     options = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent)]

@@ -164,6 +164,16 @@ def test_training_validation_and_test_each_get_their_alphabets_alone(inside, wor
     assert torch.equal(of_validation.images, validation[:, 12:16]) and torch.equal(of_test.images, test[:, 16:20])
 
 
+def test_fresh_trials_are_of_all_test_drawers_within_an_alphabet_and_across(inside, world, monkeypatch):
+    drawn, one_shot_trials = [], koch.one_shot_trials
+    noted = lambda *how, **more: drawn.append(one_shot_trials(*how, **more)) or drawn[-1]  # noqa: E731
+    monkeypatch.setattr(koch, "one_shot_trials", noted)
+    assert koch.main(["oneshot", "runs/tiny/best.pt", "--device", "cpu"]) == 0
+    assert len(drawn) == 2 and all(torch.equal(trials.images, world.images[120:].flatten(0, 1)) for trials in drawn)
+    n_alphabets = [max(len((row // 20 // 3).unique()) for row in trials.support) for trials in drawn]
+    assert n_alphabets[0] == 1 < n_alphabets[1]
+
+
 def script(monkeypatch, values):
     """Let the validations of a training have these accuracies; return the weights that they were taken of."""
     seen, accuracy = [], koch.one_shot_accuracy
@@ -275,7 +285,10 @@ def test_a_signal_while_the_last_line_is_printed_does_not_disturb_it(inside, mon
 
     monkeypatch.setattr(koch, "load_data", lambda config: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(sys, "stderr", Disturbed())
-    assert koch.main(["train", *TINY]) == 130 and sys.stderr.getvalue() == "\nkoch.py: stopped\n"
+    try:
+        assert koch.main(["train", *TINY]) == 130 and sys.stderr.getvalue() == "\nkoch.py: stopped\n"
+    except KeyboardInterrupt:
+        pytest.fail("the second signal came through")
 
 
 def test_a_new_run_has_a_folder_that_no_other_has_and_only_the_first_process_makes_it(tmp_path, monkeypatch):
