@@ -1,8 +1,8 @@
 """koch.py: Siamese Neural Networks for One-shot Image Recognition (Koch, Zemel, Salakhutdinov 2015).
 
 Of Lake's 400 one-shot trials, 20-way, within one alphabet, two CPU cores get 95.1 % right after 63 to 78 seconds (the
-default, mean of five seeds) and 98.4 % after ten minutes (--minutes 10, three). The paper has 92.0, people 95.5, pixel
-1-NN 21.75, chance 5.0. The default trains as one would today, --recipe paper as §3.2 does, which takes far longer.
+default) and 98.45 % after ten minutes (--minutes 10), means of five seeds. The paper has 92.0, people 95.5, pixel 1-NN
+21.75, chance 5.0. The default trains as one would today, --recipe paper as §3.2 does, which takes far longer.
 
     python koch.py train        train the twin net, then answer the test pairs and Lake's 400 one-shot trials
     python koch.py oneshot      answer the test pairs and the one-shot trials with a trained net
