@@ -24,7 +24,9 @@ ROWS = {
     "300": "train --steps 300",
     "default": "train",
     "10": "train --minutes 10",
-    "invented": "train --data invented --minutes 10",
+    "40": "train --minutes 10 --steps 12500",
+    "invented": "train --data invented --steps 2700",
+    "paper": "train --recipe paper --size 35 --pairs 150000 --distort --steps 18500",
 }
 COLUMNS = {"lake": "Lake's 400", "within": "fresh, within an alphabet", "seconds": "seconds", "work": "TFLOP"}
 
