@@ -73,8 +73,7 @@ class SiameseNet(nn.Module):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"size is one of {SIZES}, not {size}")
-        self.size = size
-        self.precision = "float32"  # of the twin: "float32" or "bfloat16"
+        self.size, self.precision = size, "float32"  # the twin computes in "float32" or "bfloat16"
         self.twin = paper_twin() if size == 105 else reduced_twin(size)
         n_features = self.twin[-2].out_features  # 4096 or 512
         # §3.1: p = sigmoid(sum_j alpha_j |h1_j - h2_j|). The printed formula has no bias, so that two equal images
@@ -272,11 +271,10 @@ def set_rates(optimizers, step, config):
     else:  # ours: up in a line for a tenth of the steps, down to 0 along a cosine
         rising = min(1, (step + 1) / max(1, 0.1 * config.steps))
         factor = rising * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-    risen = min(1, epoch / 5)  # §3.2: in a line from 0.5 to mu_j; ours: within five epochs
     for group in itertools.chain(*(optimizer.param_groups for optimizer in optimizers)):
         group["lr"] = group["highest"] * factor
         if "mu" in group:
-            group["momentum"] = 0.5 + risen * (group["mu"] - 0.5)
+            group["momentum"] = 0.5 + min(1, epoch / 5) * (group["mu"] - 0.5)  # §3.2: a line; ours: five epochs long
 
 def step_rng(step, config):
     """Return the source of a step's random draws: they depend on the seed, the step 0, 1, ... and the process alone."""
@@ -789,67 +787,71 @@ def load_data(config):
 
 # Invented alphabets ---------------------------------------------------------------------------------------------------
 # For a machine without data and network: strokes that look like Omniglot's at a glance. A stroke is (knots, curved): 2
-# to 4 points (n, 2) in a square of side 1 around 0. Whoever changes this deletes data/invented.npz.
+# to 7 points (n, 2), and whether a curve joins them or lines. Whoever changes this deletes data/invented.npz.
 
-@functools.cache
-def spline(n_knots, curved):
-    """Return a matrix (120, n_knots) that turns knots into points of the lines between them, or of a curve."""
+def spline(n_knots, roundness):
+    """Return a matrix (120, n_knots) that turns knots into points of lines (roundness 0), of a curve (1) or between."""
     place = np.linspace(0, n_knots - 1, 120)
     first = np.minimum(place.astype(int), n_knots - 2)
     f = (place - first)[:, None]
     knots = np.eye(n_knots)[np.clip(np.arange(-1, n_knots + 1), 0, n_knots - 1)]  # (n_knots + 2, n_knots): ends twice
     a, b, c, d = (knots[first + k] for k in range(4))  # of each point the four knots around it
-    if not curved:
-        return b + f * (c - b)
-    return b + f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * b - a - 3 * c + d))) / 2  # Catmull and Rom's
+    lines = b + f * (c - b)
+    curve = b + f * (c - a + f * (2 * a - 5 * b + 4 * c - d + f * (3 * b - a - 3 * c + d))) / 2  # Catmull and Rom's
+    return lines + roundness * (curve - lines)
 
-def invent_character(rng, anchors, n_strokes):
-    """Invent a character: strokes between its alphabet's anchors (n, 2), which may begin and end on earlier strokes."""
+def invent_stroke(rng, curves):
+    """Invent a stroke: a walk that mostly turns to the same side again, as hooks and loops do. curves: their share"""
+    n = rng.choice([1, 2, 3, 4, 5, 6], p=[0.3, 0.2, 0.2, 0.1, 0.1, 0.1])
+    turns = rng.choice([0, 45, 90, 135], n, p=[0.1, 0.3, 0.5, 0.1]) * np.cumprod(rng.choice([1, -1], n, p=[0.8, 0.2]))
+    heading = np.radians(rng.choice([0, 45, 90]) + np.cumsum(turns) - turns[0])
+    walk = np.cumsum([0, *(rng.choice([0.5, 1], n, p=[0.25, 0.75]) * np.exp(1j * heading))])  # points x + iy
+    knots = np.stack([walk.real, walk.imag], 1) * rng.uniform(0.4, 1, 2)
+    size = 0.1 if rng.random() < 0.08 else rng.uniform(0.4, 1)  # now and then a dot
+    return knots * size / np.ptp(knots, axis=0).max(), rng.random() < curves
+
+def invent_character(rng, n_strokes, curves):
+    """Invent a character: a list of strokes, of which most touch an earlier one."""
     strokes = []
     for _ in range(n_strokes):
-        knots = rng.permutation(anchors)[: rng.integers(2 + (n_strokes == 1), 5)]
-        for end in (0, -1):
-            if strokes and rng.random() < 0.5:
-                knots[end] = rng.choice(strokes[rng.integers(len(strokes))][0])
-        strokes.append((knots, rng.random() < 0.6))
-    points = np.concatenate([knots for knots, _ in strokes])
-    low, high = points.min(0), points.max(0)
-    size = rng.uniform(0.7, 1.1) / (high - low).max()
-    return [((knots - (low + high) / 2) * size, curved) for knots, curved in strokes]
+        knots, curved = invent_stroke(rng, curves)
+        if strokes:
+            other, _ = strokes[rng.integers(len(strokes))]
+            place = spline(len(other), 0)[rng.choice([0, 59, 119])] @ other  # its begin, middle or end
+            knots += place - rng.choice(knots) + rng.normal(0, rng.choice([0, 0.4], p=[0.75, 0.25]), 2)
+        strokes.append((knots, curved))
+    return strokes
 
 def draw_by_hands(rng, hands, strokes):
     """Draw a character by n hands: (n, 105, 105) uint8, 1 = ink. hands: (n, 5, 2), how a drawer bends all characters"""
     n, paths = len(hands), []
     for knots, curved in strokes:
-        drawn = knots + rng.normal(0, 0.05, (n, *knots.shape)) + rng.normal(0, 0.04, (n, 1, 2))  # each knot, the stroke
-        shaking = spline(7, True) @ rng.normal(0, 0.02, (n, 7, 2))
-        paths.append(spline(len(knots), curved) @ drawn + shaking)
+        drawn = (knots - knots.mean(0)) * rng.lognormal(0, 0.2, (n, 1, 2)) + knots.mean(0)  # wide, high
+        drawn += rng.normal(0, 0.04, (n, 1, 2)) + rng.normal(0, 0.04, drawn.shape)  # the stroke's place, each knot's
+        paths.append(spline(len(knots), rng.normal(curved, 0.3, (n, 1, 1)).clip(0, 1)) @ drawn)
     points = np.concatenate(paths, 1)  # (n, points, 2)
+    points = (points - points.mean(1, keepdims=True)) / np.ptp(points, axis=1, keepdims=True).max(2, keepdims=True)
     x, y = points[..., :1], points[..., 1:]
-    bent = np.concatenate([x, y, x * x, x * y, y * y], -1)  # (n, points, 5)
-    points = 60 * (points + bent @ (hands + rng.normal(0, 0.05, hands.shape)))  # pixels
-    points *= np.minimum(1, 97 / np.ptp(points, axis=1, keepdims=True).max(2, keepdims=True))  # within the paper
-    points += rng.normal(50, 5, (n, 1, 2))
-    points += np.maximum(0, 3 - points.min(1, keepdims=True)) - np.maximum(0, points.max(1, keepdims=True) - 101)
-    nib = np.array([(x, y) for x in range(-2, 3) for y in range(-2, 3) if abs(x * y) < 4])  # (21, 2): a round pen
-    dots = np.rint(points[:, :, None] + 0.85 * nib).astype(int)  # (n, points, 21, 2)
+    points += np.concatenate([x, y, x * x, x * y, y * y], -1) @ (hands + rng.normal(0, 0.05, hands.shape))
+    points *= rng.lognormal(np.log(35), 0.25, (n, 1, 1)).clip(10, 48) / np.abs(points).max((1, 2), keepdims=True)
+    room = 49 - np.abs(points).max(1, keepdims=True)  # to the edge of the paper
+    points += 52 + rng.normal(0, 5, (n, 1, 2)).clip(-room, room)
+    nib = np.array([(x, y) for x in range(-3, 4) for y in range(-3, 4) if x * x + y * y < 12])  # (37, 2): a round pen
+    pens = rng.lognormal(np.log(0.6), 0.2, (n, 1, 1, 1)).clip(0.4, 1)  # fine and broad
+    dots = np.rint(points[:, :, None] + pens * nib).astype(int)  # (n, points, 37, 2)
     images = np.zeros((n, SIDE, SIDE), np.uint8)
     images[np.arange(n)[:, None, None], dots[..., 1], dots[..., 0]] = 1
     return images
 
 def invent_alphabets(seed, n_alphabets=50, n_drawers=20):
     """Invent alphabets of 14 to 40 characters by n_drawers each: Drawings, the same for the same seed."""
-    rng, images, alphabet = np.random.default_rng(seed), [], []
+    rng, classes = np.random.default_rng(seed), {}
     for a in range(n_alphabets):
-        columns, rows = (np.linspace(-0.5, 0.5, rng.integers(3, 5)) for _ in range(2))
-        anchors = np.stack(np.meshgrid(columns * rng.uniform(0.6, 1), rows), -1).reshape(-1, 2)
-        anchors += rng.normal(0, 0.07, anchors.shape)
-        hands, busy = rng.normal(0, 0.1, (n_drawers, 5, 2)), rng.uniform(0.4, 2)
-        for _ in range(rng.integers(14, 41)):
-            images.append(draw_by_hands(rng, hands, invent_character(rng, anchors, 1 + min(rng.poisson(busy), 3))))
-            alphabet.append(a)
-    counts, names = torch.full((len(images),), n_drawers), tuple(f"Invented{a + 1:02}" for a in range(n_alphabets))
-    return Drawings(torch.from_numpy(np.stack(images)), torch.tensor(alphabet), counts, names, (), by_drawer=True)
+        hands, busy, curves = rng.normal(0, 0.1, (n_drawers, 5, 2)), rng.uniform(1.2, 3), rng.uniform(0.3, 0.9)
+        for c in range(rng.integers(14, 41)):
+            strokes = invent_character(rng, 1 + min(rng.poisson(busy), 5), curves)
+            classes[f"Invented{a + 1:02}", f"{c + 1:02}"] = draw_by_hands(rng, hands, strokes)
+    return as_drawings(classes)._replace(by_drawer=True)
 
 # Pictures -------------------------------------------------------------------------------------------------------------
 
@@ -961,8 +963,7 @@ def train(config, resume=None):
     join_processes(config)
     drawings, data = load_data(config)
     config = dataclasses.replace(config, data=data)  # going on with this run will insist on the same data
-    training, validation, test = split(drawings)
-    training, validation, test = (part.to(config.device) for part in (training, validation, test))
+    training, validation, test = (part.to(config.device) for part in split(drawings))
     draw_pairs(test, 2, torch.Generator())  # what would fail at the end fails here, before anything is written
     counts = ", ".join(f"{len(part.images)} {name}" for part, name in zip((training, validation, test), DRAWERS))
     if config.recipe == "fast":  # deviates: all 20 drawers; §4.2 trains on 12 and validates on 4
@@ -1032,8 +1033,8 @@ def evaluate(net, test, config):
     """Answer the pairs and the trials of the test Drawings of config.data with a net of load_checkpoint; print results.
     Returns {"verification": as verify, "lake", "within", "across": as counted}, and the first Trials and answers."""
     drawn, rng = {}, torch.Generator().manual_seed(TRIALS_SEED)
-    at_hand = data_file(config.data_dir, "all_runs.zip", download=False).is_file()
-    if config.data == "omniglot" or config.data == "invented" and at_hand:
+    lakes = data_file(config.data_dir, "all_runs.zip", download=False)
+    if config.data == "omniglot" or config.data == "invented" and lakes.is_file():
         drawn["lake"] = lake_trials(config.data_dir)
     drawn["within"] = one_shot_trials(test, None, N_FRESH, rng)
     if len(test.names) > 1:
@@ -1187,8 +1188,7 @@ def by_layer(text, n_layers):
     words = text.split(",")
     if len(words) not in (1, n_layers) or not all(re.fullmatch(r"\d*\.?\d+(e-?\d+)?", word) for word in words):
         raise UserError(f"layers take one number for all or {n_layers}, by commas, not {text!r}; see train --help")
-    numbers = [float(word) for word in words]
-    return numbers * n_layers if len(numbers) == 1 else numbers
+    return [float(word) for word in words] * (n_layers // len(words))
 
 class Parser(argparse.ArgumentParser):
     """Parse a command line; an error is one line and exit status 2."""

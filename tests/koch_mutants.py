@@ -233,8 +233,9 @@ MUTANTS = [
            "                signal.signal(number, stop)", "                pass"),
     Mutant("command_line", "a loss that is no number trains on", "if not math.isfinite(mean):", "if mean == math.inf:"),
     # the flow: which drawings, drawers, alphabets and weights reach which figure
-    Mutant("flow", "training and validation are exchanged", "training, validation, test = split(drawings)",
-           "validation, training, test = split(drawings)"),
+    Mutant("flow", "training and validation are exchanged",
+           "training, validation, test = (part.to(config.device) for part in split(drawings))",
+           "validation, training, test = (part.to(config.device) for part in split(drawings))"),
     Mutant("flow", "the training goes on with the validation alphabets", "training_loop(run, training, pairs",
            "training_loop(run, validation, pairs"),
     Mutant("flow", "the paper's recipe watches the training alphabets",

@@ -593,11 +593,12 @@ def test_a_folder_or_zip_of_pictures_trains_a_net_and_is_a_test_set_for_another(
 
 def test_without_a_checkpoint_the_projects_own_weights_are_used_and_named(own, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    query = str(own / "sign00/1.png")
-    assert koch.main(["classify", "--support", str(own), query]) == 0
+    queries = [str(own / f"sign{c:02}/1.png") for c in range(12)]
+    assert koch.main(["classify", "--support", str(own), *queries]) == 0
     said = capsys.readouterr().out
-    assert "tutorials/weights/reduced.pt" in said and f"{query}: sign00 (p = " in said  # it is right
-    assert koch.main(["classify", "--support", str(own / "sign00/2.png"), query]) == 0
+    right = [f"{query}: sign{c:02} (p = " in said for c, query in enumerate(queries)]
+    assert "tutorials/weights/reduced.pt" in said and sum(right) >= 10
+    assert koch.main(["classify", "--support", str(own / "sign01/2.png"), queries[1]]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(", the same")
     assert koch.WEIGHTS.stat().st_size < 5e6
 
