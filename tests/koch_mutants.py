@@ -18,7 +18,7 @@ from typing import NamedTuple
 TESTS = Path(__file__).resolve().parent
 SOURCE = TESTS.parent / "koch.py"
 FILES = ("model", "learning", "paper_recipe", "verification", "oneshot", "data", "folders", "command_line", "devices",
-           "flow")
+         "flow")
 
 
 class Mutant(NamedTuple):
