@@ -1117,6 +1117,7 @@ BUDGETS = {  # --minutes of two CPU cores
     1: {"steps": 520, "size": 35, "learning_rate": 0.03},
     10: {"steps": 3200, "size": 51, "learning_rate": 0.02},
 }
+FULL = {"steps": 4000, "size": 105, "learning_rate": 0.01}  # the paper's net: a minute of a data centre's GPU
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
 CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
 LEAST = dict(characters=2, drawings=2, pairs=2, alphabets=1, validations=1, batch=1, epochs=1)
@@ -1129,7 +1130,7 @@ class Config:
     data_dir: str = ""  # ours: folder of the data files, which are downloaded if missing; else $KOCH_DATA, else data
     ink: str = "auto"  # ours: whether the ink in your own pictures is dark or light; auto: what the border is not
     # net
-    size: int = 0  # 105 (§3.1), or 51 or 35 (§4.4: the reduced net), in pixels; 0: 105 on cuda, else by --minutes
+    size: int = 0  # 105 (§3.1), or 51 or 35 (§4.4: the reduced net), in pixels; 0: by --minutes, 105 for cuda's first
     device: str = "auto"  # ours: what computes; auto: cuda if there is one
     precision: str = "auto"  # ours: of the twin net's numbers; auto: bfloat16 if the device computes in it
     # output
@@ -1152,9 +1153,8 @@ class Config:
     batch: int = 128  # §3.2: pairs in a minibatch
     epochs: int = 200  # §3.2: times through all pairs, at most
     patience: int = 20  # §3.2: epochs without a better validation, after which training stops
-    # The values that §3.2's search found are not printed. Ours were found for size 35; at 105 they were not measured.
-    learning_rates: str = "0.0738"  # §3.2: eta_j, one number for all layers or one for each, by commas
-    momenta: str = "0.948"  # §3.2: mu_j, likewise
+    learning_rates: str = ""  # §3.2: eta_j, one for all layers or each, by commas; ours: 0.0738, or 0.003 at size 105
+    momenta: str = "0.948"  # §3.2: mu_j, likewise; the paper prints no value of the three; ours were found at size 35
     penalties: str = "1e-3"  # §3.2: lambda_j of the L2 penalty, likewise
 
 def settle(config):
@@ -1169,12 +1169,12 @@ def settle(config):
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no CUDA device here; use --device cpu")
     device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
-    # A CPU with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
-    units = [getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
-    precision = config.precision.replace("auto", "bfloat16" if device == "cuda" or any(units) else "float32")
-    found = dict(BUDGETS[config.minutes if config.recipe == "fast" else 1], device=device, precision=precision)
-    if device == "cuda":
-        found["size"] = 105
+    # A device with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
+    units = torch.cuda.is_bf16_supported(False) if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    minutes = config.minutes if config.recipe == "fast" else 1
+    full = config.size == 105 or config.size == 0 and device == "cuda" and minutes == 1
+    found = dict(FULL if full else BUDGETS[minutes], device=device, precision="bfloat16" if units else "float32")
+    found["learning_rates"] = "0.003" if full else "0.0738"
     if config.recipe == "paper":
         found["steps"] = config.epochs * epoch_steps(config)
     still_open = {name: value for name, value in found.items() if getattr(config, name) == getattr(Config, name)}

@@ -27,18 +27,23 @@ ROWS = {
     "40": "train --minutes 10 --steps 12500",
     "invented": "train --data invented --steps 2700",
     "paper": "train --recipe paper --size 35 --pairs 150000 --distort --steps 18500",
+    "gpu": "train",
+    "gpu-10": "train --minutes 10",
+    "gpu-35": "train --size 35",
+    "gpu-paper": "train --recipe paper --pairs 150000 --distort --steps 7000",
 }
 COLUMNS = {"lake": "Lake's 400", "within": "fresh, within an alphabet", "seconds": "seconds", "work": "TFLOP"}
 
 
 def matrix_rate():
-    """Return the rate of bfloat16 matrix products here, all threads together, in GFLOP/s: the median of 15."""
-    a, seconds = torch.randn(2048, 2048, dtype=torch.bfloat16), []
+    """Return the rate of bfloat16 matrix products here, on the GPU or all threads, in GFLOP/s: the median of 15."""
+    device, n = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    a, seconds = torch.randn(n, n, dtype=torch.bfloat16, device=device), []
     for _ in range(15):
         started = time.perf_counter()
-        a @ a
+        (a @ a)[0, 0].item()  # waits for the GPU
         seconds.append(time.perf_counter() - started)
-    return 2 * 2048**3 / statistics.median(seconds) / 1e9
+    return 2 * n**3 / statistics.median(seconds) / 1e9
 
 
 def measure(row, seed):
@@ -75,7 +80,8 @@ def print_table(records):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=5, help="how many: 0, 1, ... (default: %(default)s)")
-    parser.add_argument("--rows", default=",".join(ROWS), help="by commas (default: %(default)s)")
+    here = ",".join(row for row in ROWS if row.startswith("gpu") == torch.cuda.is_available())
+    parser.add_argument("--rows", default=here, help=f"of {', '.join(ROWS)}; by commas (default: %(default)s)")
     options = parser.parse_args()
     rows = options.rows.split(",")
     if not set(rows) <= set(ROWS):

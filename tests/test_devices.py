@@ -65,7 +65,7 @@ def test_a_step_on_cuda_mixes_no_devices_and_waits_for_no_number(recipe, size, m
         draw = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *how, generator, device, draw=draw: draw(*how, device=device))
     config = koch.Config(recipe=recipe, size=size, device="cuda", pairs=64, batch=4, distort=True)
-    config = koch.dataclasses.replace(config, steps=5, alphabets=2, characters=3, drawings=2)
+    config = koch.dataclasses.replace(config, steps=5, alphabets=2, characters=3, drawings=2, learning_rates="0.1")
     net, draw_minibatch, loss_function = koch.SiameseNet(size), *koch.RECIPES[recipe]
     with FakeTensorMode(), torch.no_grad(), StandIn():
         net = on_fake_cuda(net)

@@ -145,8 +145,19 @@ def test_minutes_decide_what_the_options_leave_open():
 
 def test_a_gpu_trains_the_papers_own_net_unless_an_option_says_otherwise(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [koch.settle(koch.Config(minutes=minutes)).size for minutes in koch.BUDGETS] == [105] * len(koch.BUDGETS)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda emulated: emulated)
+    settled = dataclasses.asdict(koch.settle(koch.Config()))
+    assert settled["precision"] == "float32"  # this card only emulates bfloat16
+    assert {name: settled[name] for name in koch.FULL} == koch.FULL
+    assert [koch.settle(koch.Config(minutes=10, recipe=recipe)).size for recipe in ("fast", "paper")] == [51, 105]
     assert koch.settle(koch.Config(size=51)).size == 51 and koch.settle(koch.Config(device="cpu")).size == 35
+    assert koch.settle(koch.Config(size=51)).steps == koch.BUDGETS[1]["steps"]
+
+
+def test_the_papers_net_has_its_own_rates():
+    for size, eta in ((35, "0.0738"), (51, "0.0738"), (105, "0.003")):
+        assert koch.settle(koch.Config(recipe="paper", size=size, device="cpu")).learning_rates == eta
+    assert koch.settle(koch.Config(recipe="paper", size=105, learning_rates="0.0738")).learning_rates == "0.0738"
 
 
 def test_drawings_that_are_not_there_are_never_in_a_minibatch(drawings):
