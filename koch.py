@@ -827,17 +827,18 @@ def draw_by_hands(rng, hands, strokes):
     n, paths = len(hands), []
     for knots, curved in strokes:
         drawn = (knots - knots.mean(0)) * rng.lognormal(0, 0.2, (n, 1, 2)) + knots.mean(0)  # wide, high
-        drawn += rng.normal(0, 0.04, (n, 1, 2)) + rng.normal(0, 0.04, drawn.shape)  # the stroke's place, each knot's
+        drawn += rng.normal(0, 0.05, (n, 1, 2)) + rng.normal(0, 0.05, drawn.shape)  # the stroke's place, each knot's
         paths.append(spline(len(knots), rng.normal(curved, 0.3, (n, 1, 1)).clip(0, 1)) @ drawn)
     points = np.concatenate(paths, 1)  # (n, points, 2)
     points = (points - points.mean(1, keepdims=True)) / np.ptp(points, axis=1, keepdims=True).max(2, keepdims=True)
     x, y = points[..., :1], points[..., 1:]
     points += np.concatenate([x, y, x * x, x * y, y * y], -1) @ (hands + rng.normal(0, 0.05, hands.shape))
-    points *= rng.lognormal(np.log(35), 0.25, (n, 1, 1)).clip(10, 48) / np.abs(points).max((1, 2), keepdims=True)
-    room = 49 - np.abs(points).max(1, keepdims=True)  # to the edge of the paper
-    points += 52 + rng.normal(0, 5, (n, 1, 2)).clip(-room, room)
+    points -= (points.max(1, keepdims=True) + points.min(1, keepdims=True)) / 2  # or a place would tell characters apart
+    reach = rng.lognormal(np.log(33) + rng.normal(0, 0.2), 0.15, (n, 1, 1)).clip(10, 48)  # pixels from the middle
+    points *= reach / np.abs(points).max((1, 2), keepdims=True)
+    points += 52 + rng.normal(0, 5, (n, 1, 2)).clip(reach - 49, 49 - reach)  # nothing leaves the paper
     nib = np.array([(x, y) for x in range(-3, 4) for y in range(-3, 4) if x * x + y * y < 12])  # (37, 2): a round pen
-    pens = rng.lognormal(np.log(0.6), 0.2, (n, 1, 1, 1)).clip(0.4, 1)  # fine and broad
+    pens = rng.lognormal(np.log(0.65), 0.2, (n, 1, 1, 1)).clip(0.4, 1)  # fine and broad
     dots = np.rint(points[:, :, None] + pens * nib).astype(int)  # (n, points, 37, 2)
     images = np.zeros((n, SIDE, SIDE), np.uint8)
     images[np.arange(n)[:, None, None], dots[..., 1], dots[..., 0]] = 1
@@ -847,7 +848,7 @@ def invent_alphabets(seed, n_alphabets=50, n_drawers=20):
     """Invent alphabets of 14 to 40 characters by n_drawers each: Drawings, the same for the same seed."""
     rng, classes = np.random.default_rng(seed), {}
     for a in range(n_alphabets):
-        hands, busy, curves = rng.normal(0, 0.1, (n_drawers, 5, 2)), rng.uniform(1.2, 3), rng.uniform(0.3, 0.9)
+        hands, busy, curves = rng.normal(0, 0.14, (n_drawers, 5, 2)), rng.uniform(1.5, 3.5), rng.uniform(0.3, 0.9)
         for c in range(rng.integers(14, 41)):
             strokes = invent_character(rng, 1 + min(rng.poisson(busy), 5), curves)
             classes[f"Invented{a + 1:02}", f"{c + 1:02}"] = draw_by_hands(rng, hands, strokes)
@@ -1114,10 +1115,10 @@ def choose_net(checkpoint, config):
 # Configuration and command line ---------------------------------------------------------------------------------------
 
 BUDGETS = {  # --minutes of two CPU cores
-    1: {"steps": 520, "size": 35, "learning_rate": 0.03},
-    10: {"steps": 3200, "size": 51, "learning_rate": 0.02},
+    1: {"steps": 520, "size": 35, "learning_rate": 0.03, "learning_rates": "0.0738"},
+    10: {"steps": 3200, "size": 51, "learning_rate": 0.02, "learning_rates": "0.0738"},
 }
-FULL = {"steps": 4000, "size": 105, "learning_rate": 0.01}  # the paper's net: a minute of a data centre's GPU
+FULL = {"steps": 4000, "size": 105, "learning_rate": 0.01, "learning_rates": "0.003"}  # a minute of a data centre's GPU
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
 CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
 LEAST = dict(characters=2, drawings=2, pairs=2, alphabets=1, validations=1, batch=1, epochs=1)
@@ -1174,7 +1175,6 @@ def settle(config):
     minutes = config.minutes if config.recipe == "fast" else 1
     full = config.size == 105 or config.size == 0 and device == "cuda" and minutes == 1
     found = dict(FULL if full else BUDGETS[minutes], device=device, precision="bfloat16" if units else "float32")
-    found["learning_rates"] = "0.003" if full else "0.0738"
     if config.recipe == "paper":
         found["steps"] = config.epochs * epoch_steps(config)
     still_open = {name: value for name, value in found.items() if getattr(config, name) == getattr(Config, name)}
