@@ -833,7 +833,7 @@ def draw_by_hands(rng, hands, strokes):
     points = (points - points.mean(1, keepdims=True)) / np.ptp(points, axis=1, keepdims=True).max(2, keepdims=True)
     x, y = points[..., :1], points[..., 1:]
     points += np.concatenate([x, y, x * x, x * y, y * y], -1) @ (hands + rng.normal(0, 0.05, hands.shape))
-    points -= (points.max(1, keepdims=True) + points.min(1, keepdims=True)) / 2  # or a place would tell characters apart
+    points -= (points.max(1, keepdims=True) + points.min(1, keepdims=True)) / 2  # no place gives a character away
     reach = rng.lognormal(np.log(33) + rng.normal(0, 0.2), 0.15, (n, 1, 1)).clip(10, 48)  # pixels from the middle
     points *= reach / np.abs(points).max((1, 2), keepdims=True)
     points += 52 + rng.normal(0, 5, (n, 1, 2)).clip(reach - 49, 49 - reach)  # nothing leaves the paper

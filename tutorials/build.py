@@ -3,6 +3,7 @@
     python tutorials/build.py            run all, write output, figures/ and notebooks
     python tutorials/build.py --check    run all, write nothing; exit status 1 when anything differs
     python tutorials/build.py 1 4        some of them alone, by their numbers
+    python tutorials/build.py page       write draw.html, the page to draw on, from the trained weights
 
 The Markdown files are the source: tutorials/1-NAME.md, and solutions/1-NAME.md, which goes on where its tutorial ends.
 A ```python block is run, after those before it; the ```text block that follows it is what it printed, and a line
@@ -35,7 +36,7 @@ from PIL import Image  # noqa: E402
 
 import koch  # noqa: E402
 from koch import UserError  # noqa: E402
-from tutorials import common, pictures  # noqa: E402
+from tutorials import common, page, pictures  # noqa: E402
 
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[[^\n]*\]\((?:\.\./)?(figures/[\w.-]+)\)\n", re.MULTILINE)
@@ -279,10 +280,12 @@ def main():
     """Run the command line; return the exit status: 0, 1 when something differs or fails, 2 for bad input."""
     parser = common.Parser(prog="tutorials/build.py", description=__doc__.splitlines()[0])
     numbers = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
-    parser.add_argument("number", nargs="*", help="tutorials to build (default: all)")
+    parser.add_argument("number", nargs="*", help="tutorials to build (default: all), or page")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
     parser.add_argument("--address", default="", help="what the notebooks give to git clone when they are run alone")
     options = parser.parse_args()
+    if options.number == ["page"]:
+        return common.guarded("tutorials/build.py", page.write_page)
     wanted = options.number or numbers
     if unknown := set(wanted) - set(numbers):
         parser.error(f"there is no tutorial {', '.join(sorted(unknown))}, only {', '.join(numbers)}")
