@@ -459,10 +459,10 @@ def verify(net, test):
     drawings = only_drawers(test, "test")
     pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED + 1))
     logits, same = pair_logits(net, drawings, pairs), pairs.same.cpu()
-    correct = torch.where(same, logits > 0, logits <= 0)
     false, missed, _ = error_rates(logits, same)
     equal = int((false - missed).abs().argmin())  # as many of each kind are mistaken there
-    return counted(correct) | {"equal_error_rate": float(false[equal] + missed[equal]) / 2}
+    rate = float(false[equal] + missed[equal]) / 2
+    return counted(torch.where(same, logits > 0, logits <= 0)) | {"equal_error_rate": rate}
 
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 
@@ -715,10 +715,9 @@ def read_picture(file, name, ink="auto"):
     if ink == "dark" or ink == "auto" and np.median(border) >= (low + high) / 2:
         values, low, high = -values, -high, -low
     paper = np.median(values[values <= (low + high) / 2])  # a median, so that neither a highlight nor grain moves it
-    (H, W), image = values.shape, np.zeros((SIDE, SIDE), np.float32)
+    (H, W), image = values.shape, np.clip((values - paper) / (high - paper), 0, 1)
     top, left = (SIDE - H) // 2, (SIDE - W) // 2
-    image[top : top + H, left : left + W] = np.clip((values - paper) / (high - paper), 0, 1)
-    return image
+    return np.pad(image, ((top, SIDE - H - top), (left, SIDE - W - left)))
 
 def as_drawings(classes):
     """Return the Drawings of {(alphabet, character): [(H, W), ...]}, as read_classes returns them."""
@@ -911,6 +910,7 @@ TITLES = {
     "within": "2,000 fresh trials, within an alphabet", "across": "2,000 fresh trials, across alphabets",
 }  # fmt: skip
 SAVED = dict(step=int, improved=int, best=float, best_step=int, rows=list, loss=float, seconds=float)  # in last.pt
+SWALLOWED = []  # interrupts that came within a destructor, where an exception ends nothing: train looks here
 
 class Run:
     """Hold what a training changes: net, optimizers, how far it is, its log; state: what save left, to go on from."""
@@ -983,6 +983,8 @@ def train(config, resume=None):
         for loss, accuracy in training_loop(run, training, pairs, trials, config):
             run.seconds = time.perf_counter() - started
             run.log(loss, accuracy, config)
+            if SWALLOWED:  # by stop
+                raise KeyboardInterrupt
             if accuracy is not None or run.seconds > saved + 60:
                 run.save(folder, config)
                 saved = run.seconds
@@ -996,8 +998,7 @@ def join_processes(config):
         if config.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group("nccl" if config.device == "cuda" else "gloo")
-    if RANK > 0:
-        sys.stdout = io.StringIO()
+    sys.stdout = sys.stdout if RANK == 0 else io.StringIO()
 
 def new_folder(config):
     """Make the folder of a new run, runs/NAME, which no other process makes. Raises UserError if it is taken."""
@@ -1256,6 +1257,7 @@ def stop(*_):
     """End what runs by a KeyboardInterrupt; a second signal does not disturb the way to main's line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    sys.unraisablehook = SWALLOWED.append
     raise KeyboardInterrupt
 
 def main(arguments=None):
@@ -1282,10 +1284,8 @@ def main(arguments=None):
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # a shell's background jobs ignore Ctrl-C
                 signal.signal(number, stop)
-        if command == "train":
-            train(Config(**options), resume)
-        else:
-            (oneshot if command == "oneshot" else classify)(**options)
+        functions = {"train": lambda **how: train(Config(**how), resume), "oneshot": oneshot, "classify": classify}
+        functions[command](**options)
         return 0
     except KeyboardInterrupt as error:
         print("\nkoch.py: " + "; ".join(("stopped", *error.args)), file=sys.stderr)

@@ -315,8 +315,9 @@ MUTANTS = [
     Mutant("command_line", "a checkpoint with a changed bit is read", "torch.load(sound(path).filename", "torch.load(path"),
     Mutant("command_line", "two trainings at once share a folder", "                path.mkdir(parents=True)",
            "                path.mkdir(parents=True, exist_ok=not config.name)"),
+    Mutant("command_line", "a signal that a destructor swallows is forgotten", "            if SWALLOWED:", "            if []:"),
     Mutant("command_line", "a second signal disturbs the last line",
-           "        signal.signal(number, signal.SIG_IGN)\n    raise", "        pass\n    raise"),
+           "        signal.signal(number, signal.SIG_IGN)\n    sys", "        pass\n    sys"),
 ]  # fmt: skip
 CONTROL = Mutant("model", "no mistake", "SIDE, N_CHARACTERS = 105", "SIDE, N_CHARACTERS = 105")
 

@@ -261,6 +261,33 @@ def test_a_training_that_goes_on_remembers_the_best_validation_so_far(inside, mo
     assert equal_weights(weights_of("remembers", "best.pt"), seen[1])
 
 
+class Signals:
+    """Send SIGTERM when it is destroyed, where an exception ends nothing."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_a_destructor_swallows_ends_the_training_all_the_same(inside, monkeypatch, capsys):
+    minibatch, loss = koch.RECIPES["fast"]
+    hook = sys.unraisablehook
+
+    def swallowed(*how):
+        if how[2] == 3:
+            Signals()
+        return minibatch(*how)
+
+    monkeypatch.setitem(koch.RECIPES, "fast", (swallowed, loss))
+    try:
+        assert koch.main(["train", *TINY, "--name", "swallowed"]) == 130
+    finally:
+        sys.unraisablehook = hook
+        koch.SWALLOWED.clear()
+    said = capsys.readouterr()
+    assert said.err.strip().splitlines()[-1].endswith("go on with: python koch.py train --resume runs/swallowed")
+    assert "Traceback" not in said.err and "Exception" not in said.err
+
+
 PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibration", "verify", "draw_curves")]
 PHASES += [("oneshot", "choose_net"), ("oneshot", "verify"), ("classify", "read_classes"), ("classify", "draw_page")]
 

@@ -45,6 +45,7 @@ def figures(tmp_path_factory):
             images[PARTS[block[0]], DRAWERS[block[1]]] ^= 1
         with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(io.StringIO()):
             patched.chdir(tmp_path_factory.mktemp("flow"))
+            patched.setenv("KOCH_DATA", "nowhere")  # or Lake's trials are answered too
             torch.set_num_threads(1)  # the last digits, and with them which epoch is best, depend on it
             patched.setattr(koch, "load_data", lambda config: (world._replace(images=images), "invented"))
             patched.setattr(koch, "reduced_twin", thin_twin)
