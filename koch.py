@@ -698,10 +698,10 @@ def read_picture(file, name, ink="auto"):
     ink: "dark", "light" or "auto": the border is paper, so ink is dark if the border is nearer to the lightest pixel
     The longer side becomes 105 pixels: smaller by averaging areas, larger along lines; paper fills the rest."""
     with explained(f"{name} cannot be read; replace or delete it"), warnings.catch_warnings(action="ignore"):
-        picture = Image.open(file)
+        Image.open(file).verify()  # a PNG's checksums, which decoding leaves out
+        picture = ImageOps.exif_transpose(Image.open(file))
         if picture.mode == "1" and picture.size == (SIDE, SIDE) and ink == "dark":
             return 1 - np.asarray(picture, np.uint8)
-        picture = ImageOps.exif_transpose(picture)
         if picture.mode[0] not in "IF":  # 16 bits or floats, which "L" would clip
             picture = picture.convert("RGBA")  # transparent parts are white paper
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("L")

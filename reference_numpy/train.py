@@ -158,9 +158,7 @@ def save_checkpoint(path, parameters, about):
 def load_checkpoint(path):
     """Load a net: {name: array} and {"config": {...}, "step": n}. Raises UserError when it is none."""
     try:
-        with np.load(path) as kept:
-            if kept.zip.testzip():  # NumPy by itself does not read all checksums
-                raise ValueError("a checksum is not that of its array")
+        with data.open_sound(path) as kept:
             return {name: kept[name] for name in kept.files if name != "about"}, json.loads(str(kept["about"]))
     except Exception as error:  # NumPy raises whatever its reader stumbles over
         raise UserError(f"{path} is not a checkpoint of reference_numpy ({error}); name another one") from error

@@ -186,7 +186,8 @@ MUTANTS = [
     Mutant("folders", "ink is dark whatever the border says",
            'ink == "auto" and np.median(border) >= (low + high) / 2', 'ink == "auto"'),
     Mutant("folders", "transparent parts are black", 'picture.size, "white")', 'picture.size, "black")'),
-    Mutant("folders", "a turn that the camera noted is left out", "picture = ImageOps.exif_transpose(picture)", "pass"),
+    Mutant("folders", "a turn that the camera noted is left out", "ImageOps.exif_transpose(Image.open(file))", "Image.open(file)"),
+    Mutant("folders", "a PNG's checksums are not looked at", "        Image.open(file).verify()", "        Image.open(file)"),
     # runs, checkpoints and commands
     Mutant("command_line", "resuming forgets the optimizers",
            "            optimizer.load_state_dict(saved)", "            pass"),

@@ -173,6 +173,15 @@ def test_neither_grain_nor_a_highlight_makes_the_paper_grey(tmp_path, draw):
     assert image[drawing(1) == 0].mean() < 0.02 and image[drawing(1) == 1].min() > 0.85
 
 
+def test_a_png_whose_last_rows_are_damaged_is_refused(tmp_path):
+    path = save(grey(drawing(1)).convert("1"), tmp_path / "x.png")
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"IEND") - 16] ^= 16  # in what was compressed, which decodes all the same
+    path.write_bytes(content)
+    with pytest.raises(koch.UserError, match="x.png cannot be read"):
+        read(path, "dark")
+
+
 def test_each_picture_is_read_with_its_own_ink_or_with_the_one_given(tmp_path):
     dark = save(grey(drawing(1)), tmp_path / "a" / "dark.png")
     light = save(ImageOps.invert(grey(drawing(1))), tmp_path / "b" / "light.png")

@@ -1,6 +1,7 @@
 """reference_numpy trains without torch, answers as koch.py does, and its table survives any student's module."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -269,6 +270,14 @@ def test_missing_and_damaged_arrays_are_one_line(here):
     (here / "data/lake.npz").write_bytes(b"PK nothing")
     with pytest.raises(UserError, match="lake.npz is damaged"):
         data.load_lake()
+    koch.kept(here / "data" / "some.npz", koch.Drawings, lambda: random_drawings((3, 2)))
+    content = bytearray((here / "data/some.npz").read_bytes())
+    places = [found.start() for found in re.finditer(b"PK\1\2|PK\5\6", content)]  # of the directory's entries, its end
+    length = places[-1] - places[2]  # of the second entry's comment, in which all later entries are lost now
+    content[places[1] + 32 : places[1] + 34] = length.to_bytes(2, "little")
+    (here / "data/some.npz").write_bytes(content)
+    with pytest.raises(UserError, match="some.npz is damaged"):
+        data.load_arrays("some.npz")
 
 
 @pytest.mark.parametrize(
