@@ -650,7 +650,7 @@ def write_whole(path, content):
 def sound(path):
     """Open a zip, which .npz and .pt are too, if all members are there and as they were written. Raises ValueError."""
     archive, end = zipfile.ZipFile(path), Path(path).read_bytes().rpartition(b"PK\5\6")[2]
-    if archive.testzip() or min(len(archive.namelist()), 65535) != int.from_bytes(end[6:8], "little"):
+    if archive.testzip() is not None or min(len(archive.namelist()), 65535) != int.from_bytes(end[6:8], "little"):
         raise ValueError("it is not as it was written")
     return archive
 

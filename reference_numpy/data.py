@@ -45,7 +45,7 @@ def find_arrays(name, data_dir=""):
 def open_sound(path):
     """Open a .npz file if all its arrays are there and as they were written; NumPy does not look. Raises ValueError."""
     kept, end = np.load(path), Path(path).read_bytes().rpartition(b"PK\5\6")[2]
-    if kept.zip.testzip() or len(kept.files) != int.from_bytes(end[6:8], "little"):
+    if kept.zip.testzip() is not None or len(kept.files) != int.from_bytes(end[6:8], "little"):
         raise ValueError("it is not as it was written")
     return kept
 
