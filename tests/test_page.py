@@ -29,6 +29,7 @@ class Browser:
         # The browser reads its descriptor 3 and writes 4.
         shell = ["bash", "-c", f'exec 3<&{theirs_in} 4>&{theirs_out}; exec "$@"', "-", *command]
         how = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "pass_fds": (theirs_in, theirs_out)}
+        how["env"] = os.environ | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
         self.process, self.number, self.session, self.events, self.rest = subprocess.Popen(shell, **how), 0, None, [], b""
         os.close(theirs_in)
         os.close(theirs_out)

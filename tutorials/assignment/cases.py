@@ -377,9 +377,9 @@ def training_cases(draw):
     new, velocity, _ = reference("pairs.pair_step")(parameters, {}, *settings)
     sentence = "pair_step: the second step goes on with the velocity"
     yield Case("12", sentence, "call", ("pairs.pair_step", new, velocity, *settings))
-    fixed = np.random.default_rng(0)  # eight alphabets of 20 mosaics; 15 % of a drawing's pixels are wrong
+    fixed = np.random.default_rng(0)  # eight alphabets of 20 mosaics; 5 % of a drawing's pixels are wrong
     mosaics = np.kron(fixed.random((160, 1, 5, 5)) < 0.4, np.ones((TINY // 5, TINY // 5), bool))
-    images = (mosaics ^ (fixed.random((160, 20, TINY, TINY)) < 0.15)).astype(np.uint8)
+    images = (mosaics ^ (fixed.random((160, 20, TINY, TINY)) < 0.05)).astype(np.uint8)
     drawings = data.Drawings(images, np.repeat(np.arange(8), 20), tuple("ABCDEFGH"))
     arguments = network.initial_parameters(TINY, draw), drawings, Seed(int(draw.integers(1 << 30))), 512
 
@@ -389,10 +389,10 @@ def training_cases(draw):
             return f"the losses have shape {losses.shape}, not (10,)"
         right = int(((logits > 0) == same).sum())
         said = f"the loss goes from {losses[0]:.3f} to {losses[-1]:.3f} nats, {right} pairs are right"
-        # The reference goes from 0.83 to 0.13 and has 289 to 300 right (seeds 0 to 3); guessing has about 200.
-        return is_so(losses[-3:].mean() < 0.55 < losses[0] and right >= 250, said)
+        # The reference goes from 0.66 and more to 0.14 and less, 318 and more are right (50 seeds); guessing has 200.
+        return is_so(losses[-3:].mean() < 0.55 < losses[0] and right >= 280, said)
 
-    sentence = "train_on_pairs: in 10 epochs of 512 pairs the loss falls, and 250 of 400 new alphabets' pairs are right"
+    sentence = "train_on_pairs: in 10 epochs of 512 pairs the loss falls, and 280 of 400 new alphabets' pairs are right"
     yield Case("12", sentence, "trained", arguments, learns, timed=True)
 
 
