@@ -187,6 +187,7 @@ MUTANTS = [
            'ink == "auto" and np.median(border) >= (low + high) / 2', 'ink == "auto"'),
     Mutant("folders", "transparent parts are black", 'picture.size, "white")', 'picture.size, "black")'),
     Mutant("folders", "a turn that the camera noted is left out", "ImageOps.exif_transpose(Image.open(file))", "Image.open(file)"),
+    Mutant("folders", "a bad member of a zip without a name is good", "archive.testzip() is not None", "archive.testzip()"),
     Mutant("folders", "a PNG's checksums are not looked at", "        Image.open(file).verify()", "        Image.open(file)"),
     # runs, checkpoints and commands
     Mutant("command_line", "resuming forgets the optimizers",

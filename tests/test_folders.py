@@ -182,6 +182,17 @@ def test_a_png_whose_last_rows_are_damaged_is_refused(tmp_path):
         read(path, "dark")
 
 
+def test_a_zip_whose_directory_lost_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("A/1.png", "B/1.png", "C/1.png"):
+            archive.write(save(grey(drawing(1)), tmp_path / "1.png"), name)
+    content = (tmp_path / "x.zip").read_bytes()
+    lost = content.rindex(b"C/1.png")  # in the directory
+    (tmp_path / "x.zip").write_bytes(content[:lost] + bytes(7) + content[lost + 7 :])
+    with pytest.raises(koch.UserError, match="x.zip is no data set"):
+        koch.read_classes(tmp_path / "x.zip")
+
+
 def test_each_picture_is_read_with_its_own_ink_or_with_the_one_given(tmp_path):
     dark = save(grey(drawing(1)), tmp_path / "a" / "dark.png")
     light = save(ImageOps.invert(grey(drawing(1))), tmp_path / "b" / "light.png")
