@@ -10,6 +10,7 @@ A training is a child of this process, which has imported all: a tiny net on inv
 
 import argparse
 import contextlib
+import functools
 import http.server
 import io
 import itertools
@@ -37,6 +38,7 @@ from PIL import Image
 
 import koch
 from reference_numpy import data, train
+from tutorials import mnist
 
 OUTCOMES = Path("runs/faults.jsonl").resolve()
 TRAIN = "train --data invented --size 35 --device cpu --precision float32 --name tiny".split()
@@ -54,7 +56,6 @@ def shrink():
     torch.set_num_threads(1)
     os.environ.pop("KOCH_DATA", None)
     koch.N_FRESH, koch.N_PAIRS, koch.N_VIEWS, koch.reduced_twin = 30, 100, 1, thin_twin
-    koch.draw_curves = lambda rows, path: koch.write_whole(path, b"curves")
 
 
 class Child:
@@ -365,11 +366,12 @@ def read_state(path):
 
 
 def read_digits(path):
-    return koch.load_mnist(path.parent)
+    return mnist.load_mnist(path.parent)
 
 
 def read_zip(path):
-    return {name: [image.tobytes() for image in images] for name, images in koch.read_classes(path, "dark").items()}
+    classes = koch.read_classes(path, functools.partial(koch.read_picture, ink="dark"))
+    return {name: [image.tobytes() for image in images] for name, images in classes.items()}
 
 
 def read_picture(path):
@@ -378,7 +380,7 @@ def read_picture(path):
 
 
 READERS = {"cache.npz": read_cache, "best.pt": read_checkpoint, "last.pt": read_state, "pictures.zip": read_zip}
-READERS |= {name: read_digits for name in koch.FILES if name.startswith("t10k")}
+READERS |= {name: read_digits for name in mnist.FILES}
 PICTURES = "p.png p.jpg p.gif p.bmp p.tiff p.webp p.pgm rgba.png p16.png p16.tiff f.tiff".split()
 READERS |= {name: read_picture for name in PICTURES}
 READERS |= {"arrays.npz": lambda path: data.load_arrays(path.name, path.parent), "best.npz": train.load_checkpoint}
@@ -409,7 +411,7 @@ def make_files():
                     archive.writestr(f"A/{row:02}/{column}.png", content.getvalue())
         digits = np.arange(10_000, dtype=np.uint8) % 10
         for name, head, body in (("images", 16, np.repeat(digits, 784).tobytes()), ("labels", 8, digits.tobytes())):
-            path = next(folder / name_of for name_of in koch.FILES if name_of.startswith(f"t10k-{name}"))
+            path = next(folder / name_of for name_of in mnist.FILES if name in name_of)
             path.write_bytes(gzip.compress(bytes(head) + body, 1))
         modes = {"rgba.png": "RGBA", "p16.png": "I;16", "p16.tiff": "I;16", "f.tiff": "F"}
         for name in PICTURES:
@@ -512,8 +514,8 @@ def downloads(case):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address, name = f"http://127.0.0.1:{server.server_address[1]}/{way.replace(' ', '%20')}/", "all_runs.zip"
-    saved = koch.FILES[name]
-    koch.FILES[name] = address, koch.hashlib.sha256(OFFICIAL).hexdigest()
+    saved = koch.OMNIGLOT, koch.FILES[name]
+    koch.OMNIGLOT, koch.FILES[name] = address, ("", koch.hashlib.sha256(OFFICIAL).hexdigest())
     try:
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -525,7 +527,7 @@ def downloads(case):
                 return f"{way}: {type(error).__name__}: {error}"
             return "" if way in GOOD and content == OFFICIAL else f"{way}: what came was kept"
     finally:
-        koch.FILES[name] = saved
+        koch.OMNIGLOT, koch.FILES[name] = saved
         server.shutdown()
         server.server_close()
 

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, random_drawings, rng, thin_twin
@@ -22,7 +23,7 @@ import koch
 TINY = "--data invented --size 35 --device cpu --steps 6 --validations 2".split()
 TINY += ["--alphabets", "2", "--characters", "3"]
 PAPER = ["--recipe", "paper", "--pairs", "16", "--batch", "4", "--distort", "--steps", "8"]
-END_OF_RUN = {"best.pt", "last.pt", "results.json", "curves.png", "trials.png"}
+END_OF_RUN = {"best.pt", "last.pt", "results.json", "trials.png"}
 
 
 def command(koch_py, *arguments, folder):
@@ -76,7 +77,6 @@ def inside(trained, monkeypatch):
 
     handlers = signal.signal(signal.SIGTERM, fail), signal.signal(signal.SIGINT, signal.default_int_handler)
     with within(trained):
-        monkeypatch.setattr(koch, "draw_curves", lambda rows, path: path.touch())  # takes as long as all the rest
         yield trained
     signal.signal(signal.SIGTERM, handlers[0]), signal.signal(signal.SIGINT, handlers[1])
 
@@ -110,8 +110,7 @@ def test_a_training_leaves_two_checkpoints_results_with_their_log_and_pictures(i
     taken = [row["step"] for row in results["log"] if row["validation"] is not None]
     assert taken == [3, 6] and all(0 < row["loss"] < 20 for row in results["log"])
     assert (6, results["log"][-1]["validation"]) == (results["best_step"], results["validation"])
-    for name in ("curves.png", "trials.png"):
-        assert Image.open(run / name).width > 400
+    assert Image.open(run / "trials.png").width > 400
 
 
 def test_a_figure_on_invented_trials_never_stands_beside_the_papers(inside):
@@ -288,7 +287,7 @@ def test_a_signal_that_a_destructor_swallows_ends_the_training_all_the_same(insi
     assert "Traceback" not in said.err and "Exception" not in said.err
 
 
-PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibration", "verify", "draw_curves")]
+PHASES = [("train", name) for name in ("load_data", "split", "Run", "calibration", "verify", "draw_trials")]
 PHASES += [("oneshot", "choose_net"), ("oneshot", "verify"), ("classify", "read_classes"), ("classify", "draw_page")]
 
 
@@ -463,6 +462,8 @@ BAD = {
     "not a learning rate": (["train", "--learning-rate", "nan"], "--learning-rate"),
     "unknown data": (["train", "--data", "mnist2"], "mnist2 is no data set"),
     "too few rates": (["train", "--recipe", "paper", "--size", "35", "--learning-rates", "1,2"], "8, by commas"),
+    "no weights to start from": (["train", *TINY, "--from", "nowhere.pt"], "nowhere.pt"),
+    "weights of another size": (["train", *TINY, "--size", "105", "--from", "runs/tiny/best.pt"], "a net of size 105"),
     "no support": (["classify", "--support", "nowhere", "a.png"], "nowhere"),
     "no picture": (["classify", "--support", "one.png", "a.png"], "a.png"),
     "too many characters": (["train", *TINY, "--characters", "41"], "--characters"),
@@ -526,8 +527,8 @@ def test_help_shows_the_source_and_the_default_of_every_value_in_groups(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     for field in koch.dataclasses.fields(koch.Config):
-        assert f"--{field.name.replace('_', '-')}" in said
-    groups = ["data: --data", "net: --size", "output: --name", "training: --minutes", "the paper's recipe: --pairs"]
+        assert f"--{field.name.strip('_').replace('_', '-')}" in said
+    groups = ["data: --data", "net: --size", "output: --name", "training: --from", "the paper's recipe: --pairs"]
     assert all(group in said for group in groups) and "(default: 150000)" in said and "(default: 1.0)" in said
     assert "§3.2" in said and "ours:" in said and "deviates:" in said
 
@@ -567,19 +568,30 @@ def test_classify_ranks_all_classes_by_their_mean_logits_whatever_the_order_of_f
         assert {answer["class"] for answer in entry["answers"]} == {f"sign{c:02}" for c in range(12) if c != 5}
         p = [answer["p"] for answer in entry["answers"]]
         assert p == sorted(p, reverse=True) and all(0 <= value <= 1 for value in p)
+        assert entry["same"] is (p[0] > 0.8) and entry["ink"] == "dark"
     h = features(net, queries[0])
     logits = {a["class"]: net.logit(h, features(net, *(own / a["class"]).iterdir())).mean() for a in both[0]["answers"]}
     for answer in both[0]["answers"]:
         assert answer["p"] == pytest.approx(torch.sigmoid(logits[answer["class"]]).item(), rel=1e-3)
-    assert both[0]["same"] is (max(p) > 0.5)
+        found = []
+        for path in sorted((own / answer["class"]).iterdir()):
+            koch.read_symbol(path, "", "auto", found)
+        assert answer["pictures"] == found
     rglob = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda *how: iter(sorted(rglob(*how), reverse=True)))
-    assert classified(capsys, *arguments, *queries[::-1]) == both[::-1]
+    for entry, again in zip(both, reversed(classified(capsys, *arguments, *queries[::-1])), strict=True):
+        assert [entry[key] for key in ("image", "same", "ink", "box")] == [again[key] for key in ("image", "same", "ink", "box")]
+        for answer, other in zip(entry["answers"], again["answers"], strict=True):
+            assert answer | {"p": pytest.approx(answer["p"], abs=1e-5)} == other
     assert Image.open("runs/classify.png").width > 100
 
 
+def symbol(path):
+    return koch.read_symbol(path, "", "auto", [])
+
+
 def features(net, *paths):
-    images = torch.stack([torch.from_numpy(koch.read_picture(path, "")) for path in paths])
+    images = torch.stack([torch.from_numpy(symbol(path)) for path in paths])
     return koch.image_features(net, images)
 
 
@@ -601,7 +613,8 @@ def test_classify_says_what_it_found_and_where_the_picture_is(inside, own, capsy
     arguments = ["classify", "--support", str(own), str(own / "sign00/0.png"), "--picture", "ranking.png"]
     assert koch.main([*arguments, "--checkpoint", "runs/tiny/best.pt"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"sign00/0.png: sign\d\d \(p = [01]\.\d{3}\), sign\d\d", said) and "same" not in said
+    assert re.search(r"sign00/0.png: (none of these; the nearest: )?sign\d\d \(p = [01]\.\d{3}\), sign\d\d", said)
+    assert "same" not in said
     assert said.strip().endswith("picture: ranking.png") and Path("ranking.png").stat().st_size > 1000
 
 
@@ -628,6 +641,45 @@ def test_without_a_checkpoint_the_projects_own_weights_are_used_and_named(own, t
     assert koch.main(["classify", "--support", str(own / "sign01/2.png"), queries[1]]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(", the same")
     assert koch.WEIGHTS.stat().st_size < 5e6
+
+
+def test_what_belongs_to_no_class_is_said_to_be_none_of_them_and_ranked_all_the_same(own, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kept = shutil.move(own / "sign05", tmp_path / "elsewhere")
+    strangers = [str(Path(kept) / f"{d}.png") for d in range(3)]
+    assert koch.main(["classify", "--support", str(own), *strangers]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "elsewhere" in line]
+    assert len(lines) == 3 and sum(": none of these; the nearest: sign" in line for line in lines) >= 2
+    assert all(line.count("(p = ") == 5 for line in lines)
+
+
+def test_a_net_of_your_own_pictures_sees_all_of_a_picture_and_one_of_drawings_the_symbol(inside, own, capsys, monkeypatch):
+    state = torch.load("runs/tiny/best.pt", weights_only=True)
+    state["config"]["data"] = str(own)
+    torch.save(state, "mine.pt")
+    drawn = spy(monkeypatch, "draw_page")
+    picture = own / "sign00/0.png"
+    for checkpoint, seen in (("mine.pt", koch.read_picture(picture, "")), ("runs/tiny/best.pt", symbol(picture))):
+        (entry,) = classified(capsys, "--checkpoint", checkpoint, "--support", own, picture)
+        assert np.array_equal(drawn.pop()[2][0][2], seen) and ("box" in entry) is (checkpoint != "mine.pt")
+
+
+# Starting from a checkpoint -------------------------------------------------------------------------------------------
+
+
+def test_a_training_can_start_from_a_checkpoints_weights_and_takes_its_size(inside):
+    config = koch.settle(koch.Config(from_="runs/tiny/best.pt", device="cpu"))
+    assert config.size == 35 and equal_weights(koch.Run(config).net.state_dict(), weights_of("tiny", "best.pt"))
+    assert koch.settle(koch.Config(from_=str(koch.WEIGHTS), device="cpu")).size == 51
+    other = koch.Run(koch.dataclasses.replace(config, from_=""))
+    assert not equal_weights(other.net.state_dict(), weights_of("tiny", "best.pt"))
+
+
+def test_a_run_goes_on_without_the_checkpoint_that_it_started_from(inside):
+    shutil.copy("runs/tiny/best.pt", "start.pt")
+    assert koch.main(["train", *TINY, "--from", "start.pt", "--name", "tuned"]) == 0
+    Path("start.pt").unlink()
+    assert koch.main(["train", "--resume", "runs/tuned"]) == 0 and not equal_weights(weights_of("tuned"), weights_of("tiny"))
 
 
 def test_a_tie_can_be_drawn(tmp_path):

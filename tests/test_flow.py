@@ -49,7 +49,6 @@ def figures(tmp_path_factory):
             torch.set_num_threads(1)  # the last digits, and with them which epoch is best, depend on it
             patched.setattr(koch, "load_data", lambda config: (world._replace(images=images), "invented"))
             patched.setattr(koch, "reduced_twin", thin_twin)
-            patched.setattr(koch, "draw_curves", lambda rows, path: None)
             answers, counted = [], koch.counted  # of the test: of pairs, of trials within an alphabet and across
             patched.setattr(koch, "counted", lambda correct: answers.append(correct.tolist()) or counted(correct))
             for name, value in (("N_FRESH", 200), ("N_PAIRS", 600), ("N_VIEWS", 0)):

@@ -1,5 +1,6 @@
 """Pictures of your own: every format, the ink's polarity, folders and zips, and what is refused before any training."""
 
+import functools
 import zipfile
 
 import numpy as np
@@ -200,7 +201,7 @@ def test_each_picture_is_read_with_its_own_ink_or_with_the_one_given(tmp_path):
         assert np.array_equal(read(path), drawing(1)) and np.array_equal(read(path, path.stem), drawing(1))
         assert np.array_equal(read(path, other), 1 - drawing(1))
     assert all(np.array_equal(image, drawing(1)) for (image,) in koch.read_classes(tmp_path).values())
-    given = koch.read_classes(tmp_path, "light")
+    given = koch.read_classes(tmp_path, functools.partial(koch.read_picture, ink="light"))
     assert np.array_equal(given[tmp_path.name, "a"][0], 1 - drawing(1))
 
 
@@ -291,7 +292,7 @@ def test_pictures_at_mixed_or_wrong_depths_are_refused(own, tmp_path):
         assert "lay the pictures out as [ALPHABET/]CHARACTER/PICTURE" in problem(koch.read_classes, own)
         path.unlink()
     save(grey(drawing(9)), own / "Runes" / "a" / "x.png")
-    assert "lay the pictures out as CHARACTER.png or" in problem(koch.read_classes, own, "auto", True)
+    assert "lay the pictures out as CHARACTER.png or" in problem(koch.read_classes, own, koch.read_picture, True)
 
 
 def test_a_class_with_a_single_picture_is_in_no_pair_and_no_minibatch(own):

@@ -1,11 +1,13 @@
 """§4.3: trials are what they should be, and a scorer gets what it deserves."""
 
+import io
 import math
 import zipfile
 
 import pytest
 import torch
 from conftest import Always, Oracle, random_drawings, rng
+from PIL import Image
 
 import koch
 
@@ -187,7 +189,11 @@ def test_on_lakes_runs_pixel_1nn_has_2175_percent_an_oracle_400_and_a_constant_0
 def test_a_damaged_all_runs_zip_is_one_line(tmp_path):
     with zipfile.ZipFile(tmp_path / "all_runs.zip", "w") as archive:
         archive.writestr("run01/class_labels.txt", "run01/test/item01.png run01/training/class01.png\n")
-    with pytest.raises(koch.UserError, match="run01/training/class01.png") as error:
+        for name in ("test/item01.png", "training/class01.png"):
+            content = io.BytesIO()
+            Image.radial_gradient("L").resize((105, 105)).convert("1").save(content, "PNG")
+            archive.writestr(f"run01/{name}", content.getvalue())
+    with pytest.raises(koch.UserError, match="run02/class_labels.txt") as error:
         koch.lake_trials(tmp_path)
     assert "all_runs.zip does not hold Lake's 20 runs" in str(error.value) and "\n" not in str(error.value)
 

@@ -1,5 +1,7 @@
 """The pictures: whole, small and opaque, in the named colours, and right where their figures can be read back."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image, ImageColor
 
 import koch
-from tutorials import pictures
+from tutorials import curves, pictures
 
 
 def strokes(*shape, side=35):
@@ -162,3 +164,14 @@ def test_mistakes_stand_in_the_panel_of_their_kind(kinds, tmp_path, figure):
     (width, height), colours = look(tmp_path / "verification.png")
     assert 900 < width < 1100 and 400 < height < 900 and has(colours, pictures.OURS)
     assert has(colours, *(pictures.SAME if kind else pictures.DIFFERENT for kind in kinds))
+
+
+def test_the_curves_of_a_run_are_drawn_beside_its_results(tmp_path, monkeypatch, capsys):
+    log = [{"step": step, "loss": 3 / step, "validation": 0.1 * step if step % 2 else None} for step in range(1, 8)]
+    (tmp_path / "results.json").write_text(json.dumps({"log": log}))
+    monkeypatch.setattr(sys, "argv", ["curves.py", str(tmp_path)])
+    assert curves.main() == 0
+    (width, height), colours = look(tmp_path / "curves.png")
+    assert width > 2 * height and has(colours, pictures.OURS)
+    monkeypatch.setattr(sys, "argv", ["curves.py", str(tmp_path / "nowhere")])
+    assert curves.main() == 2 and "nowhere is not the folder of a finished run" in capsys.readouterr().err
