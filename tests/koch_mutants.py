@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 TESTS = Path(__file__).resolve().parent
 SOURCE = TESTS.parent / "koch.py"
-FILES = ("model", "learning", "paper_recipe", "verification", "oneshot", "data", "folders", "command_line", "devices",
+FILES = ("model", "learning", "paper_recipe", "verification", "oneshot", "data", "folders", "symbols", "command_line", "devices",
          "flow")
 
 
@@ -187,6 +187,17 @@ MUTANTS = [
     Mutant("folders", "a turn that the camera noted is left out", "ImageOps.exif_transpose(Image.open(file))", "Image.open(file)"),
     Mutant("folders", "a bad member of a zip without a name is good", "archive.testzip() is not None", "archive.testzip()"),
     Mutant("folders", "a PNG's checksums are not looked at", "        Image.open(file).verify()", "        Image.open(file)"),
+    # symbols on any paper
+    Mutant("symbols", "light on paper is even", "inked(off_paper(values), ink)", "inked(values, ink)"),
+    Mutant("symbols", "the paper's light is fitted to ink too", "paper = abs(contrast) <= ", "paper = abs(contrast) >= -"),
+    Mutant("symbols", "a speck is ink", "ImageFilter.RankFilter(3, 6)", "ImageFilter.RankFilter(3, 8)"),
+    Mutant("symbols", "Omniglot's drawings are cut out too",
+           "if values.shape == (SIDE, SIDE) and len(np.unique(values)) == 2:", "if False:"),
+    Mutant("command_line", "what is like no class is named", "known = max(p) > (0.85", "known = max(p) > (0.0"),
+    Mutant("command_line", "--from leaves the weights as they were drawn",
+           'self.net.load_state_dict(load_state(config.from_)["net"])', 'load_state(config.from_)["net"]'),
+    Mutant("command_line", "a net of your own pictures sees symbols",
+           'if net.config.data in ("omniglot", "invented"):', "if net.config.data:"),
     # runs, checkpoints and commands
     Mutant("command_line", "resuming forgets the optimizers",
            "            optimizer.load_state_dict(saved)", "            pass"),
@@ -224,7 +235,7 @@ MUTANTS = [
     Mutant("command_line", "the newest net answers and not the best",
            'path = max(rivals, key=lambda path: states[path]["validation"])', "path = rivals[0]"),
     Mutant("command_line", "a class's logit is that of its last picture",
-           "logits = logits.sum(2) / drawings.counts", "logits = logits[:, :, -1]"),
+           "image_features(net, shown[:n])).mean(1))", "image_features(net, shown[:n]))[:, -1])"),
     Mutant("command_line", "p is the chance that they differ",
            "logits.sigmoid().tolist()", "(-logits).sigmoid().tolist()"),
     Mutant("command_line", "other pictures are split, and a fifth is the test",
