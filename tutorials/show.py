@@ -20,7 +20,7 @@ PICTURES = (Path("runs") / f"picture-{number}.png" for number in itertools.count
 
 def colour_of(title, otherwise="black"):
     """Return the colour that belongs to a title's first word."""
-    return COLOURS.get(title.partition(" ")[0], otherwise)
+    return COLOURS.get(title.partition(" ")[0].strip(":,"), otherwise)
 
 
 def finish():
@@ -109,27 +109,29 @@ def maps(clouds, pictures):
         for (right, up), picture in zip(places / np.ptp(places, axis=0), pictures):
             box = (right - 0.04, right + 0.04, up - 0.04, up + 0.04)
             axes.imshow(picture, extent=box, cmap="gray_r", vmin=0, vmax=1, alpha=np.asarray(picture, float))
-        axes.set(title=title, xlabel="first axis", ylabel="second axis", xlim=(-0.8, 0.8), ylim=(-0.8, 0.8))
+        axes.set(title=title, xlabel="first axis", ylabel="second axis", xlim=(-0.68, 0.68), ylim=(-0.68, 0.68))
         axes.set(xticks=[], yticks=[])
     finish()
 
 
-def roofline(points, product, bandwidth):
+def roofline(points, product, bandwidth, layers):
     """Draw programs' rates under what a machine can do.
 
     points: {program: [(FLOP per byte, FLOP a second), ...]}; product: the best rate of a matrix product that any
-    library reached, FLOP a second; bandwidth: bytes a second
+    library reached, FLOP a second; bandwidth: bytes a second; layers: {name: FLOP per byte}, named above the picture
     """
-    figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     x = np.geomspace(1, 2000, 200)
-    name = f"best product of any library, {product / 1e9:.0f} GFLOP/s;\nfrom memory, {bandwidth / 1e9:.0f} GB/s"
+    name = f"best product of any library: {product / 1e9:.0f} GFLOP/s,\nand from memory: {bandwidth / 1e9:.0f} GB/s"
     axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color=CHANCE, label=name)
     styles = zip("*o^sDv", (WRONG, OURS, PIXELS, RIGHT, PAPER, DIFFERENT))
     for (program, pairs), (marker, colour) in zip(points.items(), styles):
         rates = [(intensity, rate / 1e9) for intensity, rate in pairs]
         axes.plot(*zip(*rates), marker, color=colour, label=program, markersize=7)
+    for name, intensity in layers.items():
+        axes.text(intensity, 1.01, name, fontsize=8, ha="center", transform=axes.get_xaxis_transform())
     axes.set(xscale="log", yscale="log")
-    axes.grid(color=FRAME, linewidth=0.5, which="both")
+    axes.grid(color=FRAME, linewidth=0.5)
     axes.set(xlabel="arithmetic intensity (FLOP per byte that must be moved)", ylabel="rate (GFLOP/s)")
-    figure.legend(loc="outside right upper", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)
     finish()
