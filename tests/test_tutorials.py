@@ -211,9 +211,14 @@ def test_a_notebook_that_is_run_alone_elsewhere_says_in_one_line_what_to_do(tmp_
     assert done.stderr == "koch.py is not here: start Jupyter in the project's folder or in its folder tutorials/\n"
 
 
-def test_notebooks_get_their_address_from_one_constant():
-    text = build.notebook(TUTORIALS[0].read_text(), build.ADDRESS)
-    assert text == TUTORIALS[0].with_suffix(".ipynb").read_text()
+def test_all_notebooks_have_one_address(tmp_path, monkeypatch):
+    books = [path.with_suffix(".ipynb") for path in TUTORIALS]
+    assert len({re.search(r'PROJECT = \\"(.*?)\\"', book.read_text())[1] for book in books}) == 1
+    monkeypatch.setattr(build.common, "write_whole", lambda path, text: (tmp_path / path.name).write_bytes(text))
+    build.write_notebooks("an/address")
+    written = [(tmp_path / book.name).read_text() for book in books]
+    assert all('PROJECT = \\"an/address\\"' in text for text in written)
+    assert [build.without_address(text) for text in written] == [build.without_address(b.read_text()) for b in books]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a screen")
