@@ -7,8 +7,9 @@
     python tutorials/build.py page       write draw.html, the page to draw on, from the trained weights
 
 The Markdown files are the source: tutorials/1-NAME.md, and solutions/1-NAME.md, which goes on where its tutorial ends.
-A ```python block is run, after those before it; the ```text block that follows it is what it printed, and a line
-![caption](figures/1-1.png) after that is the figure that its plt.show() showed. What a ```python varies block prints
+A ```python block is run as Python's prompt runs it, after those before it, and nothing may come back that the prompt
+would print by itself; the ```text block that follows it is what it printed, and a line
+![caption](figures/1-1.png) after that is the figure that it showed. What a ```python varies block prints
 has other numbers on other machines (times, trainings): only its words are compared. Elsewhere numbers with decimals may
 differ by one in their last digit. Without Omniglot the tutorials run on invented alphabets, and then it is only said
 whether they run. What a notebook holds is made of its Markdown and figures, nothing else.
@@ -313,7 +314,7 @@ def main():
     numbers = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
     parser.add_argument("number", nargs="*", help="tutorials to build (default: all), or notebooks, or page")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
-    parser.add_argument("--address", default=ADDRESS, help="what the notebooks give to git clone when they are run alone")
+    parser.add_argument("--address", default=ADDRESS, help="what the notebooks give to git clone when run alone")
     options = parser.parse_args()
     if options.number == ["page"]:
         return common.guarded("tutorials/build.py", page.write_page)
