@@ -1,7 +1,8 @@
 """The lessons' pictures: plotting and nothing else, so that a lesson holds what it is about.
 
 Each function draws one picture and shows it, in a window at Python's prompt and below the cell in a notebook. It
-returns nothing, so that the prompt prints nothing. Where there is neither, as over ssh, it says in which file the picture is.
+returns nothing, so that the prompt prints nothing. Where there is neither, as over ssh, it says in which file the
+picture is.
 """
 
 import itertools
