@@ -151,6 +151,19 @@ def test_a_notebook_is_of_format_4_5_with_its_figures_inside(path):
     assert "PROJECT = " in "".join(book["cells"][0]["source"])
 
 
+def anchors(path):
+    """Return what links can name in a page: its headings, in small letters, with hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_to_a_heading_find_it(path):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", path.read_text()):
+        if "://" not in target:
+            assert anchor in anchors(path.parent / target if target else path), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_links_and_pictures_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
