@@ -115,16 +115,16 @@ def maps(clouds, pictures):
     finish()
 
 
-def roofline(points, product, bandwidth, layers):
+def roofline(points, roof, bandwidth, layers):
     """Draw programs' rates under what a machine can do.
 
-    points: {program: [(FLOP per byte, FLOP a second), ...]}; product: the best rate of a matrix product that any
-    library reached, FLOP a second; bandwidth: bytes a second; layers: {name: FLOP per byte}, named above the picture
+    points: {program: [(FLOP per byte, FLOP a second), ...]}; roof: the best rate that any library reached, FLOP
+    a second; bandwidth: bytes a second; layers: {name: FLOP per byte}, named above the picture
     """
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     x = np.geomspace(1, 2000, 200)
-    name = f"best product of any library: {product / 1e9:.0f} GFLOP/s,\nand from memory: {bandwidth / 1e9:.0f} GB/s"
-    axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color=CHANCE, label=name)
+    name = f"best rate of any library: {roof / 1e9:.0f} GFLOP/s,\nand from memory: {bandwidth / 1e9:.0f} GB/s"
+    axes.plot(x, np.minimum(x * bandwidth, roof) / 1e9, color=CHANCE, label=name)
     styles = zip("*o^sDv", (WRONG, OURS, PIXELS, RIGHT, PAPER, DIFFERENT))
     for (program, pairs), (marker, colour) in zip(points.items(), styles):
         rates = [(intensity, rate / 1e9) for intensity, rate in pairs]
