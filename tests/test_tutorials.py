@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 from conftest import ROOT
@@ -30,7 +31,7 @@ def blocks(path):
     return build.split(path.read_text())[0]
 
 
-# The six --------------------------------------------------------------------------------------------------------------
+# The lessons ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +63,34 @@ def test_a_tutorial_runs_and_prints_and_draws_what_it_says(checked, path):
     assert re.search(rf"{re.escape(path.name)}: ran in \d+ s on (omniglot|invented), \d figures, fine", said)
 
 
-def test_there_are_six_with_solutions_and_notebooks_in_order():
-    assert [path.name[0] for path in TUTORIALS] == list("123456")
+def test_there_are_eight_with_solutions_and_notebooks_in_order():
+    assert [path.name[0] for path in TUTORIALS] == list("12345678")
     assert [path.name for path in SOLUTIONS] == [path.name for path in TUTORIALS]
     assert all(path.with_suffix(".ipynb").is_file() for path in TUTORIALS)
+
+
+@pytest.mark.parametrize("path", [*TUTORIALS, *SOLUTIONS], ids=name_of)
+def test_a_block_of_code_has_at_most_15_lines_of_120_columns(path):
+    for block in blocks(path):
+        lines = block.source.splitlines()
+        assert len(lines) <= 15 and max(map(len, lines)) <= 120, f"{path.name}:{block.line}: {len(lines)} lines"
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=name_of)
+def test_a_tutorial_begins_with_its_question_and_ends_with_three_sentences_that_a_student_can_say_now(path):
+    text = path.read_text()
+    assert len(re.findall(r"\*\*The question:\s[^*]+\?\*\*", text.partition("\n## ")[0])) == 1
+    heading, _, last = text.rpartition("\n## ")[2].partition("\n")
+    sentences = re.findall(r"^\d\. (.+(?:\n   .+)*)", last, re.MULTILINE)
+    assert heading == "What you can now say" and len(sentences) == 3
+    for sentence in sentences:
+        assert sentence.endswith(".") and not re.search(r"[.!?] [A-Z]", sentence), sentence
+
+
+@pytest.mark.parametrize("path", [*TUTORIALS, *SOLUTIONS], ids=name_of)
+def test_plotting_code_stays_out_of_sight(path):
+    """show.py has it: a block names a picture and what is in it."""
+    assert not [block.line for block in blocks(path) if re.search(r"matplotlib|plt\.|\.set\(", block.source)]
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=name_of)
@@ -94,7 +119,7 @@ def test_a_block_can_be_pasted_into_pythons_prompt(path):
 
 @pytest.mark.parametrize("path", [*TUTORIALS, *SOLUTIONS], ids=name_of)
 def test_a_block_leaves_no_value_unprinted(path):
-    """A notebook shows the last value of a cell, and Python's prompt any; the Markdown shows what is printed."""
+    """A notebook shows the last value of a cell, and Python's prompt any, in loops too; build.run looks at calls."""
     for block in blocks(path):
         for node in ast.parse(block.source).body:
             shown = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call)
@@ -126,6 +151,19 @@ def test_a_notebook_is_of_format_4_5_with_its_figures_inside(path):
     assert "PROJECT = " in "".join(book["cells"][0]["source"])
 
 
+def anchors(path):
+    """Return what links can name in a page: its headings, in small letters, with hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_to_a_heading_find_it(path):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", path.read_text()):
+        if "://" not in target:
+            assert anchor in anchors(path.parent / target if target else path), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_links_and_pictures_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#\s]+)\)", path.read_text()):
@@ -138,25 +176,73 @@ def test_figures_are_small():
         assert path.stat().st_size < 80_000, path.name
 
 
+def first_cell(address, folder, path=""):
+    """Run a notebook's first cell and the line `import koch`, in an empty folder; return the finished process.
+
+    path: a folder of modules
+    """
+    text = build.notebook(TUTORIALS[0].read_text(), address)
+    assert build.without_address(text) == build.notebook(TUTORIALS[0].read_text())
+    source = "".join(json.loads(text)["cells"][0]["source"]) + "\nimport koch\n"
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    return subprocess.run([sys.executable, "-c", source], cwd=folder, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a koch.py that says that it was imported, and nothing else."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "koch.py").write_text("print('fetched')\n")
+    return folder
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-@pytest.mark.thorough
-def test_a_notebook_that_is_run_alone_fetches_the_project(tmp_path):
-    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    project.mkdir(), elsewhere.mkdir()
-    (project / "koch.py").write_text("print('fetched')\n")
-    (project / "requirements.txt").write_text("")
+def test_a_notebook_that_is_run_alone_clones_the_project_where_an_address_is_set(tmp_path, project):
     who = ["-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
         subprocess.run(["git", *arguments], cwd=project, check=True)
-    for address, said in ((str(project), "fetched\n"), ("", "")):
-        text = build.notebook(TUTORIALS[0].read_text(), address)
-        assert build.without_address(text) == build.notebook(TUTORIALS[0].read_text())
-        book = json.loads(text)
-        source = "".join(book["cells"][0]["source"]) + "\nimport koch\n"
-        place = elsewhere / ("with" if address else "without")
-        place.mkdir()
-        done = subprocess.run([sys.executable, "-c", source], cwd=place, capture_output=True, text=True)
-        assert done.stdout == said and ("set PROJECT" in done.stderr) == (not address), done.stderr
+    done = first_cell(str(project), tmp_path / "elsewhere")
+    assert done.stdout == "fetched\n", done.stderr
+
+
+def test_a_notebook_that_is_run_alone_asks_colab_for_the_zip_where_no_address_is_set(tmp_path, project):
+    elsewhere, colab = tmp_path / "elsewhere", tmp_path / "modules" / "google" / "colab"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(elsewhere / "koch-main.zip", "w") as archive:  # with a folder inside, as code hosts pack it
+        archive.write(project / "koch.py", "koch-main/koch.py")
+    colab.mkdir(parents=True)
+    (colab / "__init__.py").write_text("")
+    (colab / "files.py").write_text("def upload():\n    return {'koch-main.zip': b''}\n")
+    done = first_cell("", elsewhere, path=tmp_path / "modules")
+    assert done.stdout == "Choose the zip of the project.\nfetched\n", done.stderr
+
+
+def test_a_notebook_that_is_run_alone_elsewhere_says_in_one_line_what_to_do(tmp_path):
+    done = first_cell("", tmp_path / "elsewhere")
+    assert done.stderr == "koch.py is not here: start Jupyter in the project's folder or in its folder tutorials/\n"
+
+
+def test_all_notebooks_have_one_address(tmp_path, monkeypatch):
+    books = [path.with_suffix(".ipynb") for path in TUTORIALS]
+    assert len({re.search(r'PROJECT = \\"(.*?)\\"', book.read_text())[1] for book in books}) == 1
+    monkeypatch.setattr(build.common, "write_whole", lambda path, text: (tmp_path / path.name).write_bytes(text))
+    build.write_notebooks("an/address")
+    written = [(tmp_path / book.name).read_text() for book in books]
+    assert all('PROJECT = \\"an/address\\"' in text for text in written)
+    assert [build.without_address(text) for text in written] == [build.without_address(b.read_text()) for b in books]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a screen")
+def test_a_picture_that_no_screen_can_show_goes_into_a_file_and_nothing_is_echoed(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "DISPLAY")}
+    source = "from tutorials import show\nimport numpy as np\nshow.images(np.eye(9)[None], ['same'])\n"
+    environment |= {"PYTHONPATH": str(ROOT), "WAYLAND_DISPLAY": ""}
+    prompt = [sys.executable, "-i", "-q"]
+    done = subprocess.run(prompt, input=source, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == "" and "the picture is runs/picture-1.png" in done.stderr
+    assert (tmp_path / "runs" / "picture-1.png").read_bytes()[:4] == b"\x89PNG"
 
 
 # build.py -------------------------------------------------------------------------------------------------------------
@@ -253,6 +339,7 @@ def test_where_other_machines_have_other_numbers_words_are_compared():
     [
         ("```python sometimes\nx = 1\n```\n", "sometimes"),
         ("```python\nimport matplotlib.pyplot as plt\nfigure = plt.figure()\n```\n", "drawn and not shown"),
+        ("text\n\n```python\nfor x in (1,):\n    max(x, 2)\n```\n", "9-t.md:4: Python's prompt would print '2'"),
     ],
 )
 def test_what_cannot_be_built_is_said(text, said):

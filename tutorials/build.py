@@ -3,11 +3,13 @@
     python tutorials/build.py            run all, write output, figures/ and notebooks
     python tutorials/build.py --check    run all, write nothing; exit status 1 when anything differs
     python tutorials/build.py 1 4        some of them alone, by their numbers
+    python tutorials/build.py notebooks  write all notebooks from what is stored, running nothing
     python tutorials/build.py page       write draw.html, the page to draw on, from the trained weights
 
 The Markdown files are the source: tutorials/1-NAME.md, and solutions/1-NAME.md, which goes on where its tutorial ends.
-A ```python block is run, after those before it; the ```text block that follows it is what it printed, and a line
-![caption](figures/1-1.png) after that is the figure that its plt.show() showed. What a ```python varies block prints
+A ```python block is run as Python's prompt runs it, after those before it, and nothing may come back that the prompt
+would print by itself; the ```text block that follows it is what it printed, and a line
+![caption](figures/1-1.png) after that is the figure that it showed. What a ```python varies block prints
 has other numbers on other machines (times, trainings): only its words are compared. Elsewhere numbers with decimals may
 differ by one in their last digit. Without Omniglot the tutorials run on invented alphabets, and then it is only said
 whether they run. What a notebook holds is made of its Markdown and figures, nothing else.
@@ -41,19 +43,28 @@ from tutorials import common, page, pictures  # noqa: E402
 BLOCK = re.compile(r"^```python([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"^!\[[^\n]*\]\((?:\.\./)?(figures/[\w.-]+)\)\n", re.MULTILINE)
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|\bnan\b|\binf\b")
+ADDRESS = ""  # what git clone is given: the one place that names it; all notebooks take it from here, or from --address
 FETCH = '''\
-# This cell finds the project's folder; run alone, as on Colab, it fetches the project first.
-import os, subprocess, sys
+# This cell finds the project's folder. Run alone, as on Colab, it fetches the project first, or asks for its zip.
+import importlib.util, os, pathlib, subprocess, sys, zipfile
 
-PROJECT = "{address}"  # what you would give to git clone
+PROJECT = "{address}"  # what git clone is given; python tutorials/build.py notebooks --address ADDRESS fills it in
 while not os.path.exists("koch.py") and os.path.exists("../README.md"):
     os.chdir("..")
-if not os.path.exists("koch.py"):
-    if not PROJECT:
-        raise SystemExit("set PROJECT, above, to the address that this project is cloned from")
+if not os.path.exists("koch.py") and PROJECT:
     subprocess.run(["git", "clone", "--depth", "1", PROJECT, "koch"], check=True)
     os.chdir("koch")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-r", "requirements.txt"], check=True)
+if not os.path.exists("koch.py"):
+    if importlib.util.find_spec("google") is None or importlib.util.find_spec("google.colab") is None:
+        raise SystemExit("koch.py is not here: start Jupyter in the project's folder or in its folder tutorials/")
+    from google.colab import files
+    print("Choose the zip of the project.")
+    zipfile.ZipFile(next(iter(files.upload()))).extractall("koch")
+    os.chdir(next(pathlib.Path("koch").rglob("koch.py")).parent)
+packages = {{"numpy": "numpy", "numba": "numba", "torch": "torch", "PIL": "pillow", "matplotlib": "matplotlib"}}
+missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+if missing:
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *missing], check=True)
 sys.path.insert(0, os.getcwd())
 '''
 
@@ -116,13 +127,28 @@ def run(path, blocks, namespace, number, figures):
     for block in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            tree = ast.parse(block.source, str(path))
-            exec(compile(ast.increment_lineno(tree, block.line - 1), str(path), "exec"), namespace)
+            enter(block, path, namespace)
         if plt.get_fignums():
             raise UserError(f"{path}:{block.line}: a figure is drawn and not shown; end with plt.show()")
         output = printed.getvalue()
         new.append(block._replace(output=output.rstrip() + "\n" if output else None))
     return new
+
+
+def enter(block, path, namespace):
+    """Run a block as Python's prompt does, statement after statement. UserError if the prompt would print a value."""
+    def echo(value):
+        if value is not None:
+            raise UserError(f"{path}:{line}: Python's prompt would print {str(value)[:60]!r}; give the value a name")
+
+    tree, shown = ast.increment_lineno(ast.parse(block.source, str(path)), block.line - 1), sys.displayhook
+    sys.displayhook = echo
+    try:
+        for statement in tree.body:
+            line = statement.lineno
+            exec(compile(ast.Interactive([statement]), str(path), "single"), namespace)
+    finally:
+        sys.displayhook = shown
 
 
 # Comparing ------------------------------------------------------------------------------------------------------------
@@ -276,16 +302,24 @@ def write(path, texts, figures, address):
     common.write_whole(path.with_suffix(".ipynb"), notebook(texts[path], address).encode())
 
 
+def write_notebooks(address):
+    """Write all notebooks from the stored Markdown and figures."""
+    for path in sorted(FOLDER.glob("[0-9]-*.md")):
+        common.write_whole(path.with_suffix(".ipynb"), notebook(path.read_text(encoding="utf-8"), address).encode())
+
+
 def main():
     """Run the command line; return the exit status: 0, 1 when something differs or fails, 2 for bad input."""
     parser = common.Parser(prog="tutorials/build.py", description=__doc__.splitlines()[0])
     numbers = sorted(path.name[0] for path in FOLDER.glob("[0-9]-*.md"))
-    parser.add_argument("number", nargs="*", help="tutorials to build (default: all), or page")
+    parser.add_argument("number", nargs="*", help="tutorials to build (default: all), or notebooks, or page")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
-    parser.add_argument("--address", default="", help="what the notebooks give to git clone when they are run alone")
+    parser.add_argument("--address", default=ADDRESS, help="what the notebooks give to git clone when run alone")
     options = parser.parse_args()
     if options.number == ["page"]:
         return common.guarded("tutorials/build.py", page.write_page)
+    if options.number == ["notebooks"]:
+        return common.guarded("tutorials/build.py", lambda: write_notebooks(options.address))
     wanted = options.number or numbers
     if unknown := set(wanted) - set(numbers):
         parser.error(f"there is no tutorial {', '.join(sorted(unknown))}, only {', '.join(numbers)}")
