@@ -38,7 +38,7 @@ class Case(NamedTuple):
     shape: str  # in words
     make: Callable  # rng -> arguments; float64 arrays, which are cast, and others
     gradients: tuple  # names of the gradients, those of the first arguments
-    small: bool = True  # --quick takes it
+    small: bool = True  # False: --full alone takes it
 
 def normal(*shapes):
     """Return a function that draws arrays of these shapes, of both signs."""
@@ -293,11 +293,11 @@ def load(module):
 
 # The table ------------------------------------------------------------------------------------------------------------
 
-def compare(module="", quick=False, limit=20.0):
+def compare(module="", full=False, limit=20.0):
     """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
 
     module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
-    quick: the small shapes alone; limit: seconds for a case of the module
+    full: Koch's own shapes too, which take minutes; limit: seconds for a case of the module
     Returns the rows as dicts. Raises UserError when there is no such module, or no torch.
     """
     try:
@@ -312,7 +312,7 @@ def compare(module="", quick=False, limit=20.0):
     print(f"float32; medians in ms; errors against torch {torch.__version__} in float64, over the largest entry\n")
     rows, rng = [], np.random.default_rng(0)
     for case in CASES:
-        if case.small or not quick:
+        if case.small or full:
             rows += compare_case(case, rng, product, module, limit)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "compare.csv", "w", newline="") as file:
@@ -336,7 +336,7 @@ def compare_case(case, rng, product, module="", limit=20.0):
     scale = flops, moved, product
     columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}"
     errors = "".join(f"{name:>10}" for name in ("out", *case.gradients))
-    print(f"{case.operation}, {case.shape}\n  {'':12}{columns}   error of{errors}")
+    print(f"{case.operation}, {case.shape}\n  {'':22}{columns}   error of{errors}")
     ways = {"torch": (forward, backward)}
     if case.operation == "conv2d":
         for rung in convolution.RUNGS:
@@ -354,7 +354,7 @@ def compare_case(case, rng, product, module="", limit=20.0):
         rows.append(row_of(case, name, measured, exact, scale, rows))
     if module:
         measured = measure_student(module, case.operation, single, dout, limit)
-        rows.append(row_of(case, module, measured, exact, scale, rows))
+        rows.append(row_of(case, "/".join(Path(module).parts[-2:]), measured, exact, scale, rows))
     print(flush=True)
     return rows
 
@@ -377,7 +377,7 @@ def row_of(case, name, measured, exact, scale, rows):
     row = {"operation": case.operation, "shape": case.shape, "implementation": name}
     problem = measured.problem or problem_of(measured, exact, case.gradients)
     if problem:
-        print(f"  {name[-13:]:14} {problem}")
+        print(f"  {name:24} {problem}")
         return row | {"problem": problem}
     (flops, moved, product), seconds = scale, measured.forward + measured.backward
     row |= {"forward_s": measured.forward, "backward_s": measured.backward}
@@ -391,7 +391,7 @@ def row_of(case, name, measured, exact, scale, rows):
     for which, error in zip(("out", *case.gradients), found):
         row[f"relative_error_{which}"] = error
     times = f"{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}{row['ratio_to_torch']:9.2f}"
-    print(f"  {name[-13:]:14}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
+    print(f"  {name:24}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
     return row
 
 def draw_roofline(rows, product, bandwidth, path):

@@ -60,10 +60,10 @@ HOSTILE = {
     ),
     "prlimit": at_call("resource.prlimit(VICTIM, resource.RLIMIT_CPU, (0, 0))", "import resource"),
     "renice": at_call("os.setpriority(os.PRIO_PROCESS, VICTIM, 19)"),
-    "renice_user": at_call("os.setpriority(os.PRIO_USER, 0, 19)"),
+    "renice_user": at_call("os.setpriority(os.PRIO_USER, 0, 19)\nreturn 1"),
     "affinity": at_call("os.sched_setaffinity(VICTIM, {0})"),
     "kills": at_call("os.kill(VICTIM, 9)"),
-    "kills_all": at_call("os.kill(-1, 9)"),
+    "kills_all": at_call("os.kill(-1, 9)\nreturn 1"),
     "kills_every_number": at_call(
         "for pid in range(3, 60000):\n    try:\n        os.kill(pid, 9)\n    except OSError:\n        continue\n"
         "    if pid == VICTIM:\n        raise ValueError('DONE')\nreturn 1"
@@ -71,7 +71,7 @@ HOSTILE = {
     "ptrace": at_call("if ctypes.CDLL(None).ptrace(16, VICTIM, 0, 0):\n    return 1", "import ctypes"),
     "environment_of_others": at_call(
         "for pid in filter(str.isdigit, os.listdir('/proc')):\n    text = open(f'/proc/{pid}/cmdline').read()\n"
-        "    if 'pytest' in text:\n        raise ValueError('DONE')\nreturn 1"
+        "    if '3600' in text:\n        raise ValueError('DONE')\nreturn 1"
     ),
     "terminal": at_call("open('/dev/tty', 'w').write('x')"),
     # Files ------------------------------------------------------------------------------------------------------------

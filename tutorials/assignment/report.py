@@ -15,7 +15,7 @@ from tutorials.assignment.sandbox import REFERENCE, one_line
 from tutorials.assignment.tasks import COMPULSORY, MODULES, TASKS, TOTAL, VARIANTS
 
 SIGNS = {"right": "", "wrong": "", "too slow": "s", "not written": "-", "cannot be imported": "!"}  # of a task's state
-LENGTH = 20  # tokens that are compared at once
+LENGTH = 16  # tokens that are compared at once
 FEWEST = 60  # such runs in a file that something is said of
 ALIKE = 0.5  # share of a file from which on the report names it
 

@@ -104,20 +104,26 @@ class Case(NamedTuple):
     @property
     def names(self):
         """Return the names of the answer's parts, for what is said of a wrong one."""
+        if self.question == "left_alone":
+            return *(name for name, part in self.inputs if isinstance(part, np.ndarray)), "out"
         if self.question not in PARTS:
             return NAMES.get(self.question, ())
         return NAMES.get(self.arguments[0].partition(".")[2], ())[PARTS[self.question]]
 
     @property
-    def given(self):
-        """Return in words what the question comes with: the names, shapes and dtypes of its inputs."""
-        if self.question not in PARTS or self.task.isalpha():
-            return ", ".join(filter(None, map(in_words, self.arguments)))
+    def inputs(self):
+        """Return (name, input) of all inputs of a function or layer."""
         name, *parts = self.arguments
         called = name if self.question == "call" else f"{name}_forward"
         names = [] if self.question in ("call", "forwards") else ["dout"]
-        names += inspect.signature(reference(called)).parameters
-        return ", ".join(f"{name} {in_words(part)}" for name, part in zip(names, parts))
+        return list(zip([*names, *inspect.signature(reference(called)).parameters], parts))
+
+    @property
+    def given(self):
+        """Return in words what the question comes with: the names, shapes and dtypes of its inputs."""
+        if self.task.isdigit() and self.question in (*PARTS, "left_alone"):
+            return ", ".join(f"{name} {in_words(part)}" for name, part in self.inputs)
+        return ", ".join(filter(None, map(in_words, self.arguments)))
 
 
 def in_words(thing):
