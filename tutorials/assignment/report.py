@@ -236,15 +236,16 @@ def class_report(rows, alike):
     for names, task, sentences, said in hardest(rows)[:10]:
         more = f" (and {len(sentences) - 1} cases more)" if len(sentences) > 1 else ""
         wrong.append(f"- {len(names)} of {n}: {sentences[0]}{more} (task {task.number}): {said}")
-    monday = [f"- Task {t.number}, {t.name}: {k} of {n} have it wrong. {t.question}" for k, t in most_wrong(rows)[:3]]
-    copies = [name for name in rows if alike.get(name, (0,))[0] >= ALIKE]
-    copies.sort(key=lambda name: -alike[name][0])
+    monday = [f"- Task {t.number}, {t.name}: wrong for {k} of {n}. {t.question}" for k, t in most_wrong(rows)[:3]]
+    copies = {}  # whose: those who have a file that is like it
+    for name in rows:
+        share, other, file = alike.get(name, (0, "", ""))
+        if share >= ALIKE:
+            copies.setdefault(one_line(other), []).append(f"{one_line(name)} ({share:.0%} of {one_line(file)})")
     return {
         f"What {n} submissions have wrong": wrong,
         "What to talk about on Monday": monday,
-        f"Files of which {ALIKE:.0%} or more are like somebody else's": [
-            f"- {one_line(name)}: {likeness(name, alike).strip()}" for name in copies
-        ],
+        f"Whose files are {ALIKE:.0%} or more like ...": [f"- {other}: {', '.join(of)}" for other, of in copies.items()],
     }
 
 
