@@ -281,6 +281,11 @@ def test_a_file_with_a_forbidden_import_or_a_syntax_error_is_replaced_by_one_tha
         exec((tmp_path / "layers.py").read_text())
 
 
+def test_a_folder_with_the_name_of_a_file_stops_nothing(tmp_path):
+    (tmp_path / "layers.py").mkdir()
+    assert not sandbox.refuse(tmp_path) and report.runs_of(tmp_path) == {}
+
+
 def test_permitted_imports_and_those_of_a_self_test_are_left(tmp_path):
     text = "import math, numpy as np\nfrom numba import njit\nfrom helper import f\nfrom given import check\n"
     text += 'if __name__ == "__main__":\n    import torch\n'
@@ -324,7 +329,7 @@ def test_a_renamed_copy_of_the_reference_is_flagged_and_honest_solutions_are_not
     for name, texts in HONEST.items():
         write(tmp_path / name, **texts)
     write(tmp_path / "empty", **{path.stem: path.read_text() for path in STARTER.glob("*.py")})
-    found = report.most_alike({path.name: path for path in sorted(tmp_path.iterdir())})
+    found = report.most_alike({path.name: report.runs_of(path) for path in sorted(tmp_path.iterdir())})
     assert found["copy"][0] > 0.9 and found["copy"][1] == "the reference"
     assert all(found[name][0] < report.ALIKE / 2 for name in HONEST), found
     assert "empty" not in found
@@ -334,7 +339,7 @@ def test_two_submissions_that_are_alike_are_flagged_both(tmp_path):
     texts = next(iter(HONEST.values()))
     write(tmp_path / "one", **texts)
     write(tmp_path / "two", **{module: renamed(text) for module, text in texts.items()})
-    found = report.most_alike({path.name: path for path in tmp_path.iterdir()})
+    found = report.most_alike({path.name: report.runs_of(path) for path in tmp_path.iterdir()})
     assert found["one"][:2] == (1.0, "two") and found["two"][:2] == (1.0, "one")
 
 

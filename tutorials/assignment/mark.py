@@ -190,8 +190,13 @@ def mark_folder(folder, seed, seconds, at_once, out):
         given = {usable: Path(temporary, "-".join(usable) or "alone") for usable in stages()}
         for usable, path in given.items():
             hand_out(usable, path)
-        rows = for_all(submissions, lambda name, copy: mark(copy, prepared, given, seconds), at_once)
-    alike = report.most_alike(submissions)
+
+        def work(name, copy):
+            return report.runs_of(copy), mark(copy, prepared, given, seconds)
+
+        found = for_all(submissions, work, at_once)
+    rows = {name: marks for name, (_, marks) in found.items()}
+    alike = report.most_alike({name: files for name, (files, _) in found.items()})
     if len(rows) == 1:
         print("\n" + report.feedback(*next(iter(rows.items()))))
     else:

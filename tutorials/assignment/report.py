@@ -66,16 +66,15 @@ def mean_speed(marks):
 # Copies ---------------------------------------------------------------------------------------------------------------
 
 
-def most_alike(submissions):
+def most_alike(files):
     """Compare each submission with the reference and with the others.
 
-    submissions: {name: folder}
+    files: {name: runs_of(folder)}
     Returns {name: (share, whose, file)} of the file that is most like somebody else's: the share of its runs of LENGTH
     tokens that the other has too. Whoever has no file that is long enough is left out.
     """
-    files = {name: {p.name: runs(p) for p in sorted(folder.rglob("*.py"))} for name, folder in submissions.items()}
-    others = {"the reference": set().union(*map(runs, REFERENCE.glob("*.py")))}
-    others |= {name: set().union(*of.values()) for name, of in files.items()}
+    others = {"the reference": runs_of(REFERENCE)} | files
+    others = {name: set().union(*of.values()) for name, of in others.items()}
     found = {}
     for name, of in files.items():
         for file, own in of.items():
@@ -84,6 +83,11 @@ def most_alike(submissions):
                 if share > found.get(name, (0,))[0]:
                     found[name] = share, other, file
     return found
+
+
+def runs_of(folder):
+    """Return {file: its runs} of the Python files in a folder."""
+    return {path.name: runs(path) for path in sorted(folder.rglob("*.py")) if path.is_file()}
 
 
 def runs(path):

@@ -70,7 +70,7 @@ def refuse(folder):
     folder: a copy of the submission
     Returns whether its files import each other as those of a package do: from .layers import ...
     """
-    paths = sorted(folder.rglob("*.py"))
+    paths = sorted(path for path in folder.rglob("*.py") if path.is_file())
     names = {part.split(".")[0] for path in paths for part in path.relative_to(folder).parts}
     relative = False
     for path in paths:
