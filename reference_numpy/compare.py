@@ -28,7 +28,7 @@ from .jit import kernel
 
 FOLDER = Path("runs/compare")
 MOST = {"loops": 1e8, "taps": 5e10, "numba": 5e10}  # floating-point operations: what has more takes minutes
-BUDGET = 1.5  # seconds of calls whose median is the time
+BUDGET = 0.5  # seconds of calls whose median is the time
 PAUSE = 0.3  # seconds between implementations: until the threads of the last one have stopped looking for work
 
 class Case(NamedTuple):
@@ -170,25 +170,24 @@ class Measured(NamedTuple):
     backward: float = 0.0
     problem: str = ""
 
-def measure(forward, backward, arguments, dout, budget=None):
+def measure(forward, backward, arguments, dout):
     """Call forward and backward, time them, and return a Measured with copies of the first results.
 
-    budget: seconds (BUDGET); as many calls as fit, three at least, unless one call takes longer than it
+    As many calls as fit into BUDGET, three at least, unless one call takes longer than it.
     """
-    budget = BUDGET if budget is None else budget
     out, cache = forward(*arguments)  # compiles, where something does
     gradients = backward(dout, cache)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     kept = np.array(out), tuple(None if g is None else np.array(g) for g in gradients)
     forwards, backwards = [], []
-    while len(forwards) < 3 or sum(forwards) + sum(backwards) < budget:
+    while len(forwards) < 3 or sum(forwards) + sum(backwards) < BUDGET:
         a = time.perf_counter()
         out, cache = forward(*arguments)
         b = time.perf_counter()
         backward(dout, cache)
         forwards.append(b - a)
         backwards.append(time.perf_counter() - b)
-        if forwards[0] + backwards[0] > budget or len(forwards) == 1000:
+        if forwards[0] + backwards[0] > BUDGET or len(forwards) == 1000:
             break
     return Measured(*kept, statistics.median(forwards), statistics.median(backwards))
 
@@ -260,7 +259,7 @@ def measure_student(module, operation, arguments, dout, limit):
     """
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=answer, args=(theirs, module, operation, arguments, dout, limit / 10), daemon=True)
+    process = context.Process(target=answer, args=(theirs, module, operation, arguments, dout), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -274,13 +273,13 @@ def measure_student(module, operation, arguments, dout, limit):
         process.kill()
         process.join()
 
-def answer(pipe, module, operation, arguments, dout, budget):
+def answer(pipe, module, operation, arguments, dout):
     """Measure a module's functions and send the Measured: what the other process does."""
     sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         module = load(module)
         functions = [getattr(module, f"{operation}_{way}") for way in ("forward", "backward")]
-        measured = measure(*functions, arguments, dout, budget)
+        measured = measure(*functions, arguments, dout)
     except Exception as error:
         measured = Measured(problem=f"{type(error).__name__}: {error}".splitlines()[0][:100])
     pipe.send(measured)
@@ -354,7 +353,7 @@ def compare_case(case, rng, product, module="", limit=20.0):
         rows.append(row_of(case, name, measured, exact, scale, rows))
     if module:
         measured = measure_student(module, case.operation, single, dout, limit)
-        rows.append(row_of(case, "/".join(Path(module).parts[-2:]), measured, exact, scale, rows))
+        rows.append(row_of(case, module, measured, exact, scale, rows))
     print(flush=True)
     return rows
 

@@ -280,7 +280,7 @@ class Sandbox(contextlib.AbstractContextManager):
         ours_in, theirs_out = os.pipe()
         program = [sys.executable, "-I", "-B", f"{given}/inside.py", str(theirs_in), str(theirs_out), json.dumps(about)]
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        kept |= {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_WARNINGS": "0"}
+        kept |= {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_WARNINGS": "0", "NUMBA_OPT": "1"}
         self.process = subprocess.Popen(
             [*wrapper, *program], cwd=self.folder, env=kept | {"HOME": writable, "TMPDIR": writable},
             pass_fds=(theirs_in, theirs_out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
