@@ -1,8 +1,8 @@
-"""Hostile submissions for the tests of the marking: what each of them does when its linear_forward is called, or before.
+"""Hostile submissions for the tests of the marking: what each does when its linear_forward is called, or before.
 
 Each is the text of layers.py. Before it stand OUTSIDE, a folder with kept.txt in it; SECRET, a file in a home folder;
-PORT, where a server listens; VICTIM, the number of another process; and ROOT, the project. Whoever has got what it wants
-raises an error that says DONE. Marked with the list of imports they are refused; the tests mark them without it too.
+PORT, where a server listens; VICTIM, the number of another process; and ROOT, the project. Whoever has what it wants
+raises an error that says DONE. Most are refused by their imports already; the tests mark them without a look at those.
 """
 
 CALLED = "\n\ndef linear_forward(x, w, b):\n"
@@ -14,7 +14,10 @@ def at_call(body, imports="import os"):
     return f"{imports}\n{CALLED}{lines}    raise ValueError('DONE')\n"
 
 
-WRAPPER = "def linear_forward(x, w, b):\n    return f(x, w, b)\n\n\ndef linear_backward(dout, cache):\n    return g(dout, cache)\n"
+WRAPPER = (
+    "def linear_forward(x, w, b):\n    return f(x, w, b)\n\n\n"
+    "def linear_backward(dout, cache):\n    return g(dout, cache)\n"
+)
 EXTERNAL = (
     "import numba\nfrom numba import types\nfrom numba.core.typing import signature\n\n"
     "call = types.ExternalFunction({name!r}, signature(types.int32{arguments}))\n"
@@ -133,7 +136,8 @@ HOSTILE = {
     "segfaults": at_call("ctypes.string_at(0)", "import ctypes"),
     "exits": "import sys\n\nsys.exit(0)\n",
     # Points for nothing -----------------------------------------------------------------------------------------------
-    "wraps_the_reference": f"from reference_numpy.layers import linear_backward as g, linear_forward as f\n\n\n{WRAPPER}",
+    "wraps_the_reference": "from reference_numpy.layers import linear_backward as g, linear_forward as f\n\n\n"
+    f"{WRAPPER}",
     "wraps_the_projects": "import sys\n\nsys.path.append(ROOT)\nsys.modules.pop('reference_numpy', None)\n"
     f"from reference_numpy.layers import linear_backward as g, linear_forward as f\n\n\n{WRAPPER}",
     "wraps_what_is_given": f"from given import linear_backward as g, linear_forward as f\n\n\n{WRAPPER}",

@@ -192,7 +192,8 @@ def draw_marks(cells, points, tasks, path):
     axes.hlines(np.arange(len(names) - 1) + 0.5, -0.5, len(tasks) - 0.5, "white", linewidth=1)
     axes.tick_params(length=0)
     axes.set_ylabel("submission, points", fontsize=9)
-    kinds = [Patch(facecolor=RIGHT, label="right"), Patch(facecolor=RIGHT, alpha=0.4, label="wrong: % of its cases right")]
+    wrong = Patch(facecolor=RIGHT, alpha=0.4, label="wrong: % of its cases right")
+    kinds = [Patch(facecolor=RIGHT, label="right"), wrong]
     kinds += [Patch(facecolor=colour, alpha=0.75, label=f"{sign}  {name}") for name, (colour, sign) in STATES.items()]
     figure.legend(handles=kinds, loc="outside upper center", ncols=3, fontsize=7.5, frameon=False)
     save(figure, path)

@@ -265,109 +265,131 @@ def times(counts):
 
 def pair_cases(draw):
     drawings = some_drawings(draw)
-
-    def case(sentence, judge, n=2400):
-        def judged(answer):
-            first, second, same = (np.asarray(part) for part in answer)
-            if not first.shape == second.shape == same.shape == (n,):
-                return f"first, second, same have shapes {first.shape}, {second.shape}, {same.shape}, not ({n},)"
-            if min(first.min(), second.min()) < 0 or max(first.max(), second.max()) >= len(drawings.alphabet) * 5:
-                return "an index does not point into the drawings"
-            return judge(first, second, same.astype(bool))
-
-        return Case("10", sentence, "call", ("pairs.draw_pairs", drawings, n, Seed(0)), judged)
-
-    def alphabet(index):
-        return drawings.alphabet[index // 5]
-
-    def labels(first, second, same):
-        wrong = (first // 5 == second // 5) != same
-        return is_so(not wrong.any(), f"{wrong.sum()} of 2,400 labels are wrong")
-
-    def per_alphabet(first, second, same):
-        counts = np.bincount(alphabet(first), minlength=5)
-        return is_so((counts == [600, 600, 600, 600, 0]).all(), times(counts))
-
-    def even(first, second, same):
-        for a in range(4):
-            own = np.flatnonzero(np.repeat(drawings.alphabet == a, 5))
-            for kind in (same, ~same):
-                for which in (first, second):
-                    counts = np.bincount(which[kind], minlength=85)[own]
-                    if not scattered(counts, 3000 / len(own)):
-                        return f"of an alphabet of {len(own) // 5} characters {times(counts)}"
-        return ""
-
-    def partners(first, second, same):
-        counts = np.bincount((second - first)[same] % 5, minlength=5)[1:]
-        return is_so(scattered(counts, 3000), f"drawers that are 1, 2, 3 and 4 apart: {times(counts)}")
-
-    sentence = "half of the pairs are of one character"
-    yield case(sentence, lambda f, s, same: is_so(same.sum() == 1200, f"{same.sum()} of 2,400 are"))
-    yield case("what is called the same is the same, and different different", labels)
-    yield case("no drawing is paired with itself", lambda f, s, _: is_so((f != s).all(), f"{(f == s).sum()} are"))
-    sentence = "both drawings are of one alphabet"
-    yield case(sentence, lambda f, s, _: is_so((alphabet(f) == alphabet(s)).all(), "they are of two"))
-    yield case("each alphabet of two characters or more has as many pairs", per_alphabet)
-    yield case("an alphabet's drawings come equally often", even, 24000)
-    yield case("a same pair's two drawers are any two", partners, 24000)
+    rules = (  # of 2,400 pairs, or 24,000
+        ("half of the pairs are of one character", 2400, half_are_same),
+        ("what is called the same is the same, and different different", 2400, labels_are_true),
+        ("no drawing is paired with itself", 2400, no_drawing_with_itself),
+        ("both drawings are of one alphabet", 2400, one_alphabet),
+        ("each alphabet of two characters or more has as many pairs", 2400, equal_alphabets),
+        ("an alphabet's drawings come equally often", 24000, even_drawings),
+        ("a same pair's two drawers are any two", 24000, any_two_drawers),
+    )
+    for sentence, n, rule in rules:
+        judge = functools.partial(judge_pairs, rule, drawings.alphabet, n)
+        yield Case("10", sentence, "call", ("pairs.draw_pairs", drawings, n, Seed(0)), judge)
     many = "pairs.draw_pairs", some_drawings(draw, (40,) * 10, 12), 30_000, Seed(1)
     yield Case("10", "30,000 pairs", "call", many, lambda answer: is_so(len(answer) == 3, "no pairs"), timed=True)
 
 
+def judge_pairs(rule, alphabet, n, answer):
+    """Return "" if pairs of some_drawings keep to a rule, else what is wrong; alphabet: of each character."""
+    first, second, same = (np.asarray(part) for part in answer)
+    if not first.shape == second.shape == same.shape == (n,):
+        return f"first, second, same have shapes {first.shape}, {second.shape}, {same.shape}, not ({n},)"
+    if min(first.min(), second.min()) < 0 or max(first.max(), second.max()) >= len(alphabet) * 5:
+        return "an index does not point into the drawings"
+    return rule(alphabet, first, second, same.astype(bool))
+
+
+def half_are_same(alphabet, first, second, same):
+    return is_so(same.sum() == 1200, f"{same.sum()} of 2,400 are")
+
+
+def labels_are_true(alphabet, first, second, same):
+    wrong = (first // 5 == second // 5) != same
+    return is_so(not wrong.any(), f"{wrong.sum()} of 2,400 labels are wrong")
+
+
+def no_drawing_with_itself(alphabet, first, second, same):
+    return is_so((first != second).all(), f"{(first == second).sum()} are")
+
+
+def one_alphabet(alphabet, first, second, same):
+    return is_so((alphabet[first // 5] == alphabet[second // 5]).all(), "they are of two")
+
+
+def equal_alphabets(alphabet, first, second, same):
+    counts = np.bincount(alphabet[first // 5], minlength=5)
+    return is_so((counts == [600, 600, 600, 600, 0]).all(), times(counts))
+
+
+def even_drawings(alphabet, first, second, same):
+    for a in range(4):
+        of_alphabet = np.flatnonzero(np.repeat(alphabet == a, 5))
+        for which in (first[same], second[same], first[~same], second[~same]):
+            counts = np.bincount(which, minlength=85)[of_alphabet]
+            if not scattered(counts, 3000 / len(of_alphabet)):
+                return f"of an alphabet of {len(of_alphabet) // 5} characters {times(counts)}"
+    return ""
+
+
+def any_two_drawers(alphabet, first, second, same):
+    counts = np.bincount((second - first)[same] % 5, minlength=5)[1:]
+    return is_so(scattered(counts, 3000), f"drawers that are 1, 2, 3 and 4 apart: {times(counts)}")
+
+
 def one_shot_cases(draw):
     drawings = some_drawings(draw, (8, 5, 9, 6, 12), 7)
-
-    def case(sentence, judge, n=400):
-        def judged(answer):
-            test, support, right = (np.asarray(part) for part in answer[1:4])
-            if test.shape != (n,) or support.shape != (n, 6) or right.shape != (n,):
-                return f"test, support and answers have the shapes {test.shape}, {support.shape} and {right.shape}"
-            if min(test.min(), support.min()) < 0 or max(test.max(), support.max()) >= 40 * 7:
-                return "an index does not point into the images"
-            if right.min() < 0 or right.max() > 5:
-                return "an answer is no place in the support"
-            return judge(test, support, right)
-
-        return Case("11", sentence, "call", ("data.one_shot_trials", drawings, 6, n, Seed(3)), judged)
-
-    def different(test, support, right):
-        return is_so(all(len(set(row)) == 6 for row in (support // 7).tolist()), "some come twice in a trial")
-
-    def answered(test, support, right):
-        return is_so((support[np.arange(len(right)), right] // 7 == test // 7).all(), "it is another one's")
-
-    def two_drawers(test, support, right):
-        one, other = (support % 7 == support[:, :1] % 7).all(), (test % 7 != support[:, 0] % 7).all()
-        return is_so(one and other, "it is not so")
-
-    def within(test, support, right):
-        same = drawings.alphabet[support // 7] == drawings.alphabet[test // 7][:, None]
-        return is_so(same.all(), "they are of several")
-
-    def turns(test, support, right):
-        counts = np.bincount(drawings.alphabet[test // 7], minlength=5)
-        return is_so((counts == [100, 0, 100, 100, 100]).all(), times(counts))
-
-    def places(test, support, right):
-        counts = np.bincount(right, minlength=6)
-        return is_so(scattered(counts, 2000 / 6), times(counts))
-
-    def drawers(test, support, right):
-        both = [np.bincount(which % 7, minlength=7) for which in (test, support[:, 0])]
-        return next((times(counts) for counts in both if not scattered(counts, 2000 / 7)), "")
-
-    yield case("a trial has six different characters", different)
-    yield case("the right answer is at the place of the test image's character", answered)
-    yield case("the support is one drawer's, the test image another's", two_drawers)
-    yield case("all characters of a trial are of one alphabet", within)
-    yield case("the alphabets of six characters or more take turns", turns)
-    yield case("the right answer is at a random place", places, 2000)
-    yield case("any drawer may draw the support, and the test image", drawers, 2000)
+    rules = (  # of 400 trials, 6-way, or 2,000
+        ("a trial has six different characters", 400, different_characters),
+        ("the right answer is at the place of the test image's character", 400, answers_are_true),
+        ("the support is one drawer's, the test image another's", 400, two_drawers),
+        ("all characters of a trial are of one alphabet", 400, trial_within_alphabet),
+        ("the alphabets of six characters or more take turns", 400, alphabets_take_turns),
+        ("the right answer is at a random place", 2000, any_place),
+        ("any drawer may draw the support, and the test image", 2000, any_drawer),
+    )
+    for sentence, n, rule in rules:
+        judge = functools.partial(judge_trials, rule, drawings.alphabet, n)
+        yield Case("11", sentence, "call", ("data.one_shot_trials", drawings, 6, n, Seed(3)), judge)
     trials = data.one_shot_trials(some_drawings(draw, (30, 25), 4, 12), 20, 50, np.random.default_rng(5))
     yield Case("11", "a constant logit answers nothing: -1", "answers", ("constant", trials))
     yield Case("11", "a logit that is not a number answers nothing: -1", "answers", ("nan", trials))
     yield Case("11", "50 trials, answered by pixels", "answers", ("pixels", trials), timed=True)
+
+
+def judge_trials(rule, alphabet, n, answer):
+    """Return "" if trials of some_drawings keep to a rule, else what is wrong; alphabet: of each character."""
+    test, support, right = (np.asarray(part) for part in answer[1:4])
+    if test.shape != (n,) or support.shape != (n, 6) or right.shape != (n,):
+        return f"test, support and answers have the shapes {test.shape}, {support.shape} and {right.shape}"
+    if min(test.min(), support.min()) < 0 or max(test.max(), support.max()) >= 40 * 7:
+        return "an index does not point into the images"
+    if right.min() < 0 or right.max() > 5:
+        return "an answer is no place in the support"
+    return rule(alphabet, test, support, right)
+
+
+def different_characters(alphabet, test, support, right):
+    return is_so(all(len(set(row)) == 6 for row in (support // 7).tolist()), "some come twice in a trial")
+
+
+def answers_are_true(alphabet, test, support, right):
+    return is_so((support[np.arange(len(right)), right] // 7 == test // 7).all(), "it is another one's")
+
+
+def two_drawers(alphabet, test, support, right):
+    one, other = (support % 7 == support[:, :1] % 7).all(), (test % 7 != support[:, 0] % 7).all()
+    return is_so(one and other, "a trial has one drawer, or more than two")
+
+
+def trial_within_alphabet(alphabet, test, support, right):
+    return is_so((alphabet[support // 7] == alphabet[test // 7][:, None]).all(), "they are of several")
+
+
+def alphabets_take_turns(alphabet, test, support, right):
+    counts = np.bincount(alphabet[test // 7], minlength=5)
+    return is_so((counts == [100, 0, 100, 100, 100]).all(), times(counts))
+
+
+def any_place(alphabet, test, support, right):
+    counts = np.bincount(right, minlength=6)
+    return is_so(scattered(counts, 2000 / 6), times(counts))
+
+
+def any_drawer(alphabet, test, support, right):
+    both = [np.bincount(which % 7, minlength=7) for which in (test, support[:, 0])]
+    return next((times(counts) for counts in both if not scattered(counts, 2000 / 7)), "")
 
 
 def training_cases(draw):

@@ -67,13 +67,12 @@ def mark(folder, prepared, given, seconds=10, check=True):
     seconds: for an answer; check: look at the imports before
     """
     handed_in = [task for task in TASKS if task.number in prepared and (task in COMPULSORY or written(folder, task))]
-    (folder / "given.py").unlink(missing_ok=True)
     marks = {}
     with Sandbox(folder, check and refuse(folder), seconds) as sandbox:
         for usable, modules in stages().items():
             sandbox.hand(given[usable])
             for module in modules:
-                why = not_loaded(sandbox, module)
+                why = sandbox.load(module)
                 for task in (task for task in handed_in if task.module == module):
                     asked = prepared[task.number]
                     marks[task.number] = unmarked(asked, module, why) if why else mark_task(sandbox, task, asked)
@@ -85,17 +84,6 @@ def written(folder, task):
     path = Path(folder) / f"{task.module}.py"
     text = path.read_text(errors="replace") if path.is_file() else ""
     return all(f"def {name}(" in text for name in task.functions) and f"Variant {task.number}:" not in text
-
-
-def not_loaded(sandbox, module):
-    """Import a module of a submission; return the Failure, or None."""
-    if not (sandbox.folder / f"{module}.py").is_file():
-        return Failure(f"there is no {module}.py", "not written")
-    try:
-        sandbox.load(module)
-    except Failure as failure:
-        return failure
-    return None
 
 
 def unmarked(asked, module, why):

@@ -249,7 +249,7 @@ def class_report(rows, alike):
     return {
         f"What {n} submissions have wrong": wrong,
         "What to talk about on Monday": monday,
-        f"Whose files are {ALIKE:.0%} or more like ...": [f"- {other}: {', '.join(of)}" for other, of in copies.items()],
+        f"Files that are {ALIKE:.0%} or more like": [f"- {other}: {', '.join(of)}" for other, of in copies.items()],
     }
 
 
