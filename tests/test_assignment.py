@@ -540,7 +540,7 @@ def attacked(tmp_path_factory):
     marks = mark.for_all(submissions, lambda name, copy: mark.mark(copy, prepared, handed, 5, check=False), 2)
     with pytest.raises(BlockingIOError):  # nobody has called
         server.accept()
-    yield marks, before == contents(*watched), state == victim_state(victim.pid)
+    yield marks, before == contents(*watched), state == victim_state(victim.pid), str(usable)
     victim.kill(), victim.wait(), server.close(), os.remove(secret)
 
 
@@ -566,7 +566,7 @@ def test_a_hostile_submission_gains_no_point_and_does_not_do_what_it_wants(attac
 
 @pytest.mark.thorough
 def test_hostile_submissions_change_nothing_outside_and_hurt_nobody(attacked):
-    _, unchanged, unhurt = attacked
+    _, unchanged, unhurt, _ = attacked
     assert unchanged and unhurt
 
 
@@ -574,7 +574,8 @@ def test_hostile_submissions_change_nothing_outside_and_hurt_nobody(attacked):
 def test_no_process_of_a_hostile_submission_outlives_its_marking(attacked):
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):  # it has ended in the meantime
-            assert not re.search("/tmp/given/inside.py|sleep\0987", command.read_text())
+            text = command.read_text()  # bubblewrap's names the folder of what was given
+            assert attacked[-1] not in text and text != "sleep\0987\0"
 
 
 @pytest.mark.thorough

@@ -207,16 +207,16 @@ def draw_class_report(lines, shares, points, most, path):
     """
     import textwrap
 
-    figure = new_figure(9, 12)
-    page, charts = figure.subfigures(2, 1, height_ratios=(7.5, 4))
+    figure = new_figure(9, 11.5)
+    page, charts = figure.subfigures(2, 1, height_ratios=(7, 4))
     y = 0.985
     for heading, below in lines.items():
         page.text(0.02, y, heading, fontsize=11, weight="bold", va="top")
         y -= 0.04
         for line in below[:10]:
-            wrapped = textwrap.wrap(line, 125, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
+            wrapped = textwrap.wrap(line, 140, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
             page.text(0.02, y, "\n".join(wrapped), fontsize=8.5, va="top", linespacing=1.25)
-            y -= 0.0212 * len(wrapped) + 0.007
+            y -= 0.0225 * len(wrapped) + 0.007
         y -= 0.02
     bars, histogram = charts.subplots(1, 2, width_ratios=(1.4, 1))
     names = sorted(shares, key=shares.get, reverse=True)  # the lowest on top, as barh counts upwards

@@ -243,13 +243,13 @@ def class_report(rows, alike):
     monday = [f"- Task {t.number}, {t.name}: wrong for {k} of {n}. {t.question}" for k, t in most_wrong(rows)[:3]]
     copies = {}  # whose: those who have a file that is like it
     for name in rows:
-        share, other, file = alike.get(name, (0, "", ""))
+        share, other, _ = alike.get(name, (0, "", ""))
         if share >= ALIKE:
-            copies.setdefault(one_line(other), []).append(f"{one_line(name)} ({share:.0%} of {one_line(file)})")
+            copies.setdefault(one_line(other), []).append(f"{one_line(name)} {share:.0%}")
     return {
         f"What {n} submissions have wrong": wrong,
         "What to talk about on Monday": monday,
-        f"Files that are {ALIKE:.0%} or more like": [f"- {other}: {', '.join(of)}" for other, of in copies.items()],
+        f"Whose files are {ALIKE:.0%} or more like": [f"- {other}: {', '.join(of)}" for other, of in copies.items()],
     }
 
 
