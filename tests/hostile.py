@@ -99,8 +99,8 @@ HOSTILE = {
     ),
     # Memory, processes, time ------------------------------------------------------------------------------------------
     "memfd": at_call(
-        "files = []\nfor i in range(600):\n    files.append(os.memfd_create('m'))\n"
-        "    for _ in range(10):\n        os.write(files[-1], bytes(1 << 20))"
+        "files = []\nfor i in range(900):\n    files.append(os.memfd_create('m'))\n"
+        "    for _ in range(7):\n        os.write(files[-1], bytes(1 << 20))"
     ),
     "fills_a_disk": at_call(
         "n = 0\nfor folder in ('/tmp', '.', '/dev/shm', '/root', '/home', '/var/tmp', '/usr', '/'):\n"
@@ -110,8 +110,13 @@ HOSTILE = {
     ),
     "fills_memory": at_call("kept = [bytearray(1 << 30) for _ in range(6)]"),
     "fills_memory_in_children": at_call(
-        "n = 0\nfor _ in range(50):\n    if os.fork() == 0:\n        kept = bytearray(1 << 28)\n"
+        "n = 0\nfor _ in range(50):\n    if os.fork() == 0:\n        kept = b'x' * (1 << 28)\n"
         "        time.sleep(60)\n    n += 1",
+        "import os, time",
+    ),
+    "fills_memory_together": at_call(
+        "for _ in range(9):\n    if os.fork() == 0:\n        kept = b'x' * (1 << 30)\n        time.sleep(60)\n"
+        "time.sleep(60)",
         "import os, time",
     ),
     "forks": at_call("while True:\n    os.fork()"),

@@ -214,7 +214,7 @@ def draw_class_report(lines, shares, points, most, path):
         page.text(0.02, y, heading, fontsize=11, weight="bold", va="top")
         y -= 0.04
         for line in below[:10]:
-            wrapped = textwrap.wrap(line, 140, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
+            wrapped = textwrap.wrap(line, 135, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
             page.text(0.02, y, "\n".join(wrapped), fontsize=8.5, va="top", linespacing=1.25)
             y -= 0.0225 * len(wrapped) + 0.007
         y -= 0.02

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_ANSWER = 256 << 20  # bytes
-LIMITS = {"AS": 2 << 30, "FSIZE": 16 << 20, "CORE": 0, "CPU": 600, "NOFILE": 64}  # bytes, seconds, files
+LIMITS = {"AS": 2 << 30, "FSIZE": 8 << 20, "CORE": 0, "CPU": 600, "NOFILE": 32}  # bytes, seconds, files
 PROCESSES = 12  # and threads, of a submission under bubblewrap: Numba has two
 
 
@@ -299,7 +299,7 @@ def limit(torch, processes):
     import resource
 
     for name, most in LIMITS.items():
-        most *= 8 if torch and name in ("AS", "FSIZE") else 1
+        most *= 8 if torch and name != "CPU" else 1
         with contextlib.suppress(ValueError, OSError):  # not every system has every limit
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     if processes:

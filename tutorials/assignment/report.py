@@ -228,7 +228,8 @@ def write_marks(rows, alike, how, folder):
         sections = class_report(rows, alike)
         common.write_whole(folder / "report.md", as_markdown(sections, rows, how).encode(errors="replace"))
         shares = {f"{task.number} {task.name}": share for share, task in share_right(rows)}
-        pictures.draw_class_report(sections, shares, list(points.values()), TOTAL, folder / "report.png")
+        drawn = sections | {f"Marked {how}": []}
+        pictures.draw_class_report(drawn, shares, list(points.values()), TOTAL, folder / "report.png")
 
 
 # The course -----------------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ ROOT = HERE.parent.parent
 REFERENCE = ROOT / "reference_numpy"
 NUMBERS = itertools.count()
 TEMPORARY = 64 << 20  # bytes of /tmp under bubblewrap, which is memory
+MEMORY = 4 << 30  # bytes of all processes of a submission together
 LEVELS = {"bubblewrap": "each in bubblewrap", "process": "each a plain process; install bubblewrap to isolate it"}
 PERMITTED = set(
     "numpy numba given __future__ abc array bisect cmath collections contextlib copy dataclasses decimal doctest enum "
@@ -219,7 +220,7 @@ def wrapped(folder, given, torch=False):
     # As root: no limit holds for root, by whatever number it goes inside. So it becomes somebody else first.
     nobody = str(60_000 + next(NUMBERS) % 4000)
     command += ["setpriv", "--reuid", nobody, "--regid", nobody, "--clear-groups", "--bounding-set=-all"]
-    return [*command, "bwrap", "--bind", "/", "/", *nest]
+    return [*command, "bwrap", "--dev-bind", "/", "/", *nest]
 
 
 def bound(path):
@@ -245,6 +246,18 @@ def level():
     program = [sys.executable, "-I", "-c", "import numba"]
     works = subprocess.run([*wrapped("/usr", "/usr"), *program], capture_output=True).returncode == 0
     return "bubblewrap" if works else "process"
+
+
+def memory(pid):
+    """Return the bytes of memory that a process and all that it has started take, 0 where the system does not say."""
+    total, waiting = 0, [str(pid)]
+    while waiting:
+        process = Path("/proc", waiting.pop())
+        with contextlib.suppress(OSError, IndexError):  # it has ended in the meantime
+            total += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            for thread in (process / "task").iterdir():
+                waiting += (thread / "children").read_text().split()
+    return total
 
 
 class Sandbox(contextlib.AbstractContextManager):
@@ -309,24 +322,33 @@ class Sandbox(contextlib.AbstractContextManager):
 
         Raises Failure when the process takes longer, to read or to answer, when it dies, or sends something else.
         """
-        ended = threading.Event()
-        watch = threading.Timer(seconds, lambda: (ended.set(), self.kill()))
-        watch.start()
+        done, why = threading.Event(), []
+        threading.Thread(target=self.watch, args=(seconds, done, why)).start()
         try:
             if message:
                 self.to.send_bytes(message)
             answer = self.back.recv_bytes(LARGEST_ANSWER)
         except (EOFError, OSError):
             status = self.process.wait()
-            if ended.is_set():
-                raise Failure(f"it took more than {seconds:.0f} s", "too slow", lost=True) from None
-            raise Failure(f"it ended the interpreter ({status})", lost=True) from None
+            raise Failure(*(why or [f"it ended the interpreter ({status})"]), lost=True) from None
         finally:
-            watch.cancel()
+            done.set()
         try:
             return unpack(answer)
         except Exception as error:  # bytes that are no message
             raise Failure(f"what came back cannot be read ({type(error).__name__})", lost=True) from None
+
+    def watch(self, seconds, done, why):
+        """Kill the process when its time is up or its memory too large, unless done is set; why: gets the reason."""
+        most, end = MEMORY * (8 if self.about["torch"] else 1), time.monotonic() + seconds
+        while not done.wait(min(0.1, max(0.01, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                why[:] = f"it took more than {seconds:.0f} s", "too slow"
+            elif memory(self.process.pid) > most:
+                why[:] = [f"it took more than {most >> 30} GB of memory"]
+            if why:
+                return self.kill()
+        return None
 
     def ask(self, question, arguments):
         """Put a question; return the answer and the seconds it took. Raises Failure."""
