@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from honest import HONEST
 from hostile import HOSTILE
@@ -35,12 +34,6 @@ from tutorials.assignment.tasks import COMPULSORY, TASKS
 
 drawn = functools.cache(cases.make_cases)
 posix = pytest.mark.skipif(os.name != "posix", reason="the sandbox needs Linux or macOS")
-
-
-@pytest.fixture
-def isolated():
-    if os.name != "posix" or sandbox.level() != "bubblewrap":
-        pytest.skip("needs bubblewrap, and leave to make a user space")
 
 
 @pytest.fixture(scope="module")
@@ -652,7 +645,6 @@ class Net:
         return (h1 * h2).sum(1) / (h1.norm(dim=1) * h2.norm(dim=1))
 """
 DEAD_NET = """
-import torch
 
 
 class Net(torch.nn.Module):

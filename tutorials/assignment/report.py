@@ -7,12 +7,11 @@ import keyword
 import math
 import tokenize
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 from tutorials import common, pictures
 from tutorials.assignment.sandbox import REFERENCE, one_line
-from tutorials.assignment.tasks import COMPULSORY, MODULES, TASKS, TOTAL, VARIANTS
+from tutorials.assignment.tasks import COMPULSORY, TASKS, TOTAL, VARIANTS
 
 SIGNS = {"right": "", "wrong": "", "too slow": "s", "not written": "-", "cannot be imported": "!"}  # of a task's state
 LENGTH = 16  # tokens that are compared at once
