@@ -9,7 +9,6 @@ import importlib
 import io
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -540,6 +539,8 @@ def attacked(tmp_path_factory):
 
 def victim_state(pid):
     """Return what others could change of a process: that it runs, its priority, limits and processors."""
+    import resource  # not on Windows
+
     limits = [resource.prlimit(pid, which) for which in range(16)]
     return Path(f"/proc/{pid}/stat").read_text().split()[2], os.getpriority(0, pid), limits, os.sched_getaffinity(pid)
 
@@ -606,7 +607,7 @@ def test_most_hostile_submissions_are_refused_by_their_imports_already(tmp_path)
 @pytest.mark.thorough
 @posix
 def test_as_a_plain_process_a_submission_that_hangs_or_dies_costs_itself_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox, "level", lambda: "process")
+    monkeypatch.setattr(sandbox, "level", lambda: "missing")
     for name in ("hangs", "crashes", "segfaults", "exits", "patches", "wraps_what_is_given", "asks_torch"):
         write(tmp_path / "submissions" / name, layers=HOSTILE[name])
     sandbox.hand_out((), tmp_path / "given")
@@ -617,6 +618,15 @@ def test_as_a_plain_process_a_submission_that_hangs_or_dies_costs_itself_alone(t
         found = mark.for_all(mark.find_submissions(tmp_path / "submissions"), work, 2)
         for name, marks in found.items():
             assert check is False and name == "asks_torch" or all(mark.points == 0 for mark in marks.values()), name
+
+
+@posix
+def test_where_bubblewrap_is_missing_or_cannot_make_a_user_space_it_is_said(monkeypatch):
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
+    assert "not installed" in sandbox.LEVELS[sandbox.level.__wrapped__()]
+    monkeypatch.setattr(sandbox.shutil, "which", lambda name: name)
+    monkeypatch.setattr(sandbox, "wrapped", lambda *_: ["false"])
+    assert "cannot make a user space" in sandbox.LEVELS[sandbox.level.__wrapped__()]
 
 
 @posix

@@ -36,7 +36,11 @@ REFERENCE = ROOT / "reference_numpy"
 NUMBERS = itertools.count()
 TEMPORARY = 64 << 20  # bytes of /tmp under bubblewrap, which is memory
 MEMORY = 4 << 30  # bytes of all processes of a submission together
-LEVELS = {"bubblewrap": "each in bubblewrap", "process": "each a plain process; install bubblewrap to isolate it"}
+LEVELS = {
+    "bubblewrap": "each in bubblewrap",
+    "missing": "each a plain process, since bubblewrap is not installed",
+    "forbidden": "each a plain process, since bubblewrap cannot make a user space here",
+}
 PERMITTED = set(
     "numpy numba given __future__ abc array bisect cmath collections contextlib copy dataclasses decimal doctest enum "
     "fractions functools heapq itertools math numbers operator pprint random statistics string textwrap time timeit "
@@ -240,12 +244,12 @@ def no_user_spaces():
 
 @functools.cache
 def level():
-    """Return "bubblewrap" where it works, else "process"."""
+    """Return which of LEVELS there is."""
     if not shutil.which("bwrap"):
-        return "process"
+        return "missing"
     program = [sys.executable, "-I", "-c", "import numba"]
     works = subprocess.run([*wrapped("/usr", "/usr"), *program], capture_output=True).returncode == 0
-    return "bubblewrap" if works else "process"
+    return "bubblewrap" if works else "forbidden"
 
 
 def memory(pid):
