@@ -655,6 +655,7 @@ class Net:
         return (h1 * h2).sum(1) / (h1.norm(dim=1) * h2.norm(dim=1))
 """
 DEAD_NET = """
+import torch
 
 
 class Net(torch.nn.Module):
