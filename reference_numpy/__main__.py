@@ -32,7 +32,7 @@ def read_command_line(arguments):
     compare = commands.add_parser("compare", help="compare the rungs, torch and a student's module: errors and speed")
     text = "a module or a .py file, its functions named as in layers.py"
     compare.add_argument("module", nargs="?", default="", metavar="MODULE", help=text)
-    compare.add_argument("--quick", action="store_true", help="the small shapes alone: a minute instead of several")
+    compare.add_argument("--full", action="store_true", help="Koch's own shapes too: several minutes instead of one")
     text = "for a case of a function of MODULE (default: 20)"
     compare.add_argument("--limit", type=float, default=20.0, metavar="SECONDS", help=text)
     return vars(parser.parse_args(arguments))

@@ -28,7 +28,7 @@ from .jit import kernel
 
 FOLDER = Path("runs/compare")
 MOST = {"loops": 1e8, "taps": 5e10, "numba": 5e10}  # floating-point operations: what has more takes minutes
-BUDGET = 1.5  # seconds of calls whose median is the time
+BUDGET = 0.5  # seconds of calls whose median is the time
 PAUSE = 0.3  # seconds between implementations: until the threads of the last one have stopped looking for work
 
 class Case(NamedTuple):
@@ -38,7 +38,7 @@ class Case(NamedTuple):
     shape: str  # in words
     make: Callable  # rng -> arguments; float64 arrays, which are cast, and others
     gradients: tuple  # names of the gradients, those of the first arguments
-    small: bool = True  # --quick takes it
+    small: bool = True  # False: --full alone takes it
 
 def normal(*shapes):
     """Return a function that draws arrays of these shapes, of both signs."""
@@ -170,25 +170,24 @@ class Measured(NamedTuple):
     backward: float = 0.0
     problem: str = ""
 
-def measure(forward, backward, arguments, dout, budget=None):
+def measure(forward, backward, arguments, dout):
     """Call forward and backward, time them, and return a Measured with copies of the first results.
 
-    budget: seconds (BUDGET); as many calls as fit, three at least, unless one call takes longer than it
+    As many calls as fit into BUDGET, three at least, unless one call takes longer than it.
     """
-    budget = BUDGET if budget is None else budget
     out, cache = forward(*arguments)  # compiles, where something does
     gradients = backward(dout, cache)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     kept = np.array(out), tuple(None if g is None else np.array(g) for g in gradients)
     forwards, backwards = [], []
-    while len(forwards) < 3 or sum(forwards) + sum(backwards) < budget:
+    while len(forwards) < 3 or sum(forwards) + sum(backwards) < BUDGET:
         a = time.perf_counter()
         out, cache = forward(*arguments)
         b = time.perf_counter()
         backward(dout, cache)
         forwards.append(b - a)
         backwards.append(time.perf_counter() - b)
-        if forwards[0] + backwards[0] > budget or len(forwards) == 1000:
+        if forwards[0] + backwards[0] > BUDGET or len(forwards) == 1000:
             break
     return Measured(*kept, statistics.median(forwards), statistics.median(backwards))
 
@@ -260,7 +259,7 @@ def measure_student(module, operation, arguments, dout, limit):
     """
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=answer, args=(theirs, module, operation, arguments, dout, limit / 10), daemon=True)
+    process = context.Process(target=answer, args=(theirs, module, operation, arguments, dout), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -274,13 +273,13 @@ def measure_student(module, operation, arguments, dout, limit):
         process.kill()
         process.join()
 
-def answer(pipe, module, operation, arguments, dout, budget):
+def answer(pipe, module, operation, arguments, dout):
     """Measure a module's functions and send the Measured: what the other process does."""
     sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
         module = load(module)
         functions = [getattr(module, f"{operation}_{way}") for way in ("forward", "backward")]
-        measured = measure(*functions, arguments, dout, budget)
+        measured = measure(*functions, arguments, dout)
     except Exception as error:
         measured = Measured(problem=f"{type(error).__name__}: {error}".splitlines()[0][:100])
     pipe.send(measured)
@@ -293,11 +292,11 @@ def load(module):
 
 # The table ------------------------------------------------------------------------------------------------------------
 
-def compare(module="", quick=False, limit=20.0):
+def compare(module="", full=False, limit=20.0):
     """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
 
     module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
-    quick: the small shapes alone; limit: seconds for a case of the module
+    full: Koch's own shapes too, which take minutes; limit: seconds for a case of the module
     Returns the rows as dicts. Raises UserError when there is no such module, or no torch.
     """
     try:
@@ -312,7 +311,7 @@ def compare(module="", quick=False, limit=20.0):
     print(f"float32; medians in ms; errors against torch {torch.__version__} in float64, over the largest entry\n")
     rows, rng = [], np.random.default_rng(0)
     for case in CASES:
-        if case.small or not quick:
+        if case.small or full:
             rows += compare_case(case, rng, product, module, limit)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with open(FOLDER / "compare.csv", "w", newline="") as file:
@@ -336,7 +335,7 @@ def compare_case(case, rng, product, module="", limit=20.0):
     scale = flops, moved, product
     columns = f"{'forward':>11}{'backward':>10}{'GFLOP/s':>9}{'of peak':>9}{'/ torch':>9}"
     errors = "".join(f"{name:>10}" for name in ("out", *case.gradients))
-    print(f"{case.operation}, {case.shape}\n  {'':12}{columns}   error of{errors}")
+    print(f"{case.operation}, {case.shape}\n  {'':22}{columns}   error of{errors}")
     ways = {"torch": (forward, backward)}
     if case.operation == "conv2d":
         for rung in convolution.RUNGS:
@@ -377,7 +376,7 @@ def row_of(case, name, measured, exact, scale, rows):
     row = {"operation": case.operation, "shape": case.shape, "implementation": name}
     problem = measured.problem or problem_of(measured, exact, case.gradients)
     if problem:
-        print(f"  {name[-13:]:14} {problem}")
+        print(f"  {name:24} {problem}")
         return row | {"problem": problem}
     (flops, moved, product), seconds = scale, measured.forward + measured.backward
     row |= {"forward_s": measured.forward, "backward_s": measured.backward}
@@ -391,7 +390,7 @@ def row_of(case, name, measured, exact, scale, rows):
     for which, error in zip(("out", *case.gradients), found):
         row[f"relative_error_{which}"] = error
     times = f"{1e3 * measured.forward:9.2f}{1e3 * measured.backward:10.2f}{rate}{row['ratio_to_torch']:9.2f}"
-    print(f"  {name[-13:]:14}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
+    print(f"  {name:24}{times}{'':11}" + "".join(f"{error:10.0e}" for error in found))
     return row
 
 def draw_roofline(rows, product, bandwidth, path):

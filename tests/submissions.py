@@ -1,4 +1,4 @@
-"""Submissions for the tests of the marking: a right one, right ones with one planted mistake, and hostile ones.
+"""Submissions for the tests of the marking: a right one, and right ones with one planted mistake.
 
     python tests/submissions.py FOLDER    write thirty made-up submissions, a course's worth, into a new folder
 """
@@ -9,17 +9,34 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
+
+from hostile import HOSTILE  # noqa: E402
+
+from tutorials.assignment import sandbox  # noqa: E402
+from tutorials.assignment.tasks import TASKS  # noqa: E402
+
 STARTER = ROOT / "tutorials" / "assignment" / "starter"
 MODULES = ("layers", "convolution", "network", "learning", "data", "pairs")
-GIVEN = {"network": "from reference_numpy.network import CONVOLUTIONS, LINEAR, TWINS, size_of\n"}  # as in the starter
+BEGINNING = {  # what a solution imports where the reference imports its own
+    "layers": "from convolution import RUNGS\nfrom given import kernel\n",
+    "convolution": "from given import kernel\n",
+    "network": "import given as layers\n",
+    "pairs": "import given\nfrom given import UserError, to_input\n",
+}
+END = {  # NumPy's product, and one rung of the ladder, so that less is compiled; the net that is marked is in given.py
+    "layers": "\nproduct = np.matmul\n",
+    "convolution": "\nRUNGS = {'blocked': (forward_numba, dx_numba, dw_numba)}\n",
+    "network": "\nfrom given import CONVOLUTIONS, LINEAR, TWINS, size_of\n",
+    "pairs": "\nlayers = learning = network = given\n",
+}
 
 
 def solution(module):
-    """Return the reference's module as a student would hand it in."""
-    text = (ROOT / "reference_numpy" / f"{module}.py").read_text()
-    text = re.sub(r"^from \.(\w)", r"from reference_numpy.\1", text, flags=re.MULTILINE)
-    text = text.replace("\nfrom . import", "\nfrom reference_numpy import")
-    return text + "\n" + GIVEN.get(module, "")
+    """Return the reference's functions for a module's tasks as a student would hand them in."""
+    asked = {name for task in TASKS if task.module == module for name in task.functions}
+    text = sandbox.cut(ROOT / "reference_numpy" / f"{module}.py", asked)
+    return BEGINNING.get(module, "") + re.sub(r"^from \..*\n", "", text, flags=re.MULTILINE) + END.get(module, "")
 
 
 def write(folder, **texts):
@@ -92,8 +109,7 @@ MISTAKES = [
     M("7", "layers", "the loss is a sum", "return losses.mean(), (sigmoid_forward(logits)[0] - same)",
       "return losses.sum(), (sigmoid_forward(logits)[0] - same)"),
     M("7", "layers", "the loss ignores dout",
-      '"""Return dlogits; dout is a number."""\n    return np.asarray(dout, slope.dtype) * slope\n\n'
-      "def softmax", '"""Return dlogits; dout is a number."""\n    return slope.copy()\n\n\ndef softmax'),
+      "return np.asarray(dout, slope.dtype) * slope", "return slope.copy()"),
     M("8", "network", "the first twin's gradients alone", "first[name] += second[name]", "pass"),
     M("8", "network", "the second twin runs backwards with the first's gradient", "features_backward(dh2, twin2)",
       "features_backward(dh1, twin2)"),
@@ -126,81 +142,34 @@ MISTAKES = [
       "velocity, learning_rate, momentum, l2), loss", "{}, learning_rate, momentum, l2), loss"),
 ]  # fmt: skip
 
-HOSTILE = {  # name: module and text; what each of them does to others is nothing
-    "hangs": ("layers", "def relu_forward(x):\n    while True:\n        pass\n"),
-    "hangs_at_import": ("layers", "while True:\n    pass\n"),
-    "crashes": ("layers", "import os\n\n\ndef linear_forward(x, w, b):\n    os._exit(0)\n"),
-    "segfaults": ("layers", "import ctypes\n\n\ndef linear_forward(x, w, b):\n    ctypes.string_at(0)\n"),
-    "exits": ("layers", "import sys\n\nsys.exit(0)\n"),
-    "prints": ("layers", "def linear_forward(x, w, b):\n    print('x' * 50_000_000)\n    return x @ w.T + b, (x, w)\n"),
-    "patches": (
-        "layers",
-        "import numpy as np\nimport numpy.testing\n\n"
-        "for name in ('allclose', 'array_equal', 'isnan', 'asarray', 'savez'):\n"
-        "    setattr(np, name, lambda *a, **k: True)\n"
-        "import reference_numpy.layers, tutorials.assignment.tasks as tasks\n\ntasks.ask = lambda *a: 1\n"
-        "reference_numpy.layers.linear_forward = lambda *a: (0, 0)\n\n\n"
-        "def linear_forward(x, w, b):\n    return x @ w.T + b, (x, w)\n",
-    ),
-    "patches_pytest": (
-        "layers",
-        "import _pytest.runner, pytest\n\n_pytest.runner.runtestprotocol = lambda *a, **k: True\n\n\n"
-        "def linear_forward(x, w, b):\n    return x, None\n",
-    ),
-    "imports_torch": (
-        "layers",
-        "try:\n    import torch\nexcept ImportError as error:\n    raise ImportError(f'as it should be: {error}')\n",
-    ),
-    "is_deaf": (
-        "layers",
-        "import threading\n\n\ndef linear_forward(x, w, b):\n"
-        "    threading.Thread(target=lambda: 7 ** 10**9, daemon=True).start()\n    return x @ w.T + b, (x, w)\n",
-    ),
-    "fills": ("layers", "def linear_forward(x, w, b):\n    return [bytes(1 << 30) for _ in range(100)]\n"),
-    "answers_itself": (
-        "layers",
-        "import os\n\nfor i in range(3, 30):\n    try:\n        os.write(i, b'\\0\\0\\0\\4nope')\n"
-        "    except OSError:\n        pass\n",
-    ),
-}
-
-FIRST = "def linear_forward(x, w, b):\n"
-ISOLATED = {  # what bubblewrap alone holds off: text of layers.py, with OUTSIDE, a folder, and PORT, where a server is
-    "writes": f"{FIRST}    open('/tmp/its_own', 'w').close()\n    open(OUTSIDE + '/written.txt', 'w')\n",
-    "deletes": f"import os\n\n\n{FIRST}    os.remove(OUTSIDE + '/kept.txt')\n",
-    "reads": f"{FIRST}    open(OUTSIDE + '/submissions/right/layers.py').read()\n",
-    "connects": f"import socket\n\n\n{FIRST}    socket.create_connection(('127.0.0.1', PORT), 1)\n",
-    "forks": f"import os\n\n\n{FIRST}    while True:\n        os.fork()\n",
-    "outlives": f"import subprocess\n\n\n{FIRST}    subprocess.Popen(['sleep', '987'], start_new_session=True)\n",
-    "kills": f"import os\n\n\n{FIRST}    os.kill(os.getppid(), 9)\n",
-}
-
 NAMES = (
     "Ada Alan Barbara Claude Dana Edsger Frances Grace Hedy Ivan John Katherine Leslie Margaret Niklaus Ole Peter "
     "Radia Sophie Tim Ursula Vint Wendy Xin Yann Zohar Emmy Kurt Maria Paul"
 ).split()
 
 
-def thirty(folder):
-    """Write thirty: five hostile, two right, five unfinished, the empty starter, seventeen with one mistake each."""
-    hostile = "hangs", "crashes", "patches", "exits", "imports_torch"
-    kinds = [*hostile, "right", "right", "empty", *(MODULES[:n] for n in range(1, 6))]
-    kinds += MISTAKES[:: len(MISTAKES) // 17][:17]
-    for i, name in enumerate(sorted(NAMES)):
-        kind = kinds[i * 7 % 30]  # in no order
-        texts = {module: solution(module) for module in MODULES}
-        if kind in HOSTILE:
-            module, text = HOSTILE[kind]
-            texts |= {module: text}
-        elif kind == "empty":
-            texts = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
-        elif isinstance(kind, Mistake):
-            texts[kind.module] = texts[kind.module].replace(kind.old, kind.new)
-        elif kind != "right":
-            starter = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
-            texts = starter | {module: texts[module] for module in kind}
-        write(folder / name.lower(), **texts)
+COMMON = {  # mistakes of thirty submissions: how many make them
+    "the gradient in the upper row": 4, "no bias": 3, "one drawer for all": 2, "half the penalty": 2,
+    "dx without the border": 2, "the first twin's gradients alone": 2, "the loss is a sum": 2,
+}  # fmt: skip
+
+
+def thirty():
+    """Make up thirty submissions, {name: {module: text}}.
+
+    Five are hostile, two right, five unfinished, one is the empty starter, and seventeen have one mistake each.
+    """
+    right = {module: solution(module) for module in MODULES}
+    starter = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
+    hostile = "hangs", "crashes", "patches", "exits", "wraps_what_is_given"
+    texts = [right | {"layers": HOSTILE[name]} for name in hostile] + [right, right, starter]
+    texts += [starter | {module: right[module] for module in MODULES[:n]} for n in range(1, 6)]
+    for name, n in COMMON.items():
+        mistake = next(mistake for mistake in MISTAKES if mistake.name == name)
+        texts += [right | {mistake.module: right[mistake.module].replace(mistake.old, mistake.new)}] * n
+    return {name.lower(): texts[i * 7 % 30] for i, name in enumerate(sorted(NAMES))}  # in no order
 
 
 if __name__ == "__main__":
-    thirty(Path(sys.argv[1]))
+    for name, texts in thirty().items():
+        write(Path(sys.argv[1], name), **texts)

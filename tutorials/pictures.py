@@ -160,29 +160,70 @@ def draw_roc(axes, point, false_positive, true_positive, area, equal_error_rate)
 
 # A course -------------------------------------------------------------------------------------------------------------
 
+STATES = {  # of a task: its colour and the sign in its cell
+    "too slow": (PIXELS, "s"), "not written": (FRAME, "-"), "cannot be imported": (DIFFERENT, "!"),
+}  # fmt: skip
 
-def draw_marks(shares, points, tasks, path):
+
+def draw_marks(cells, points, tasks, path):
     """Draw what each submission has right of each task, a row a submission and a column a task.
 
-    shares: {name: [fraction of the task's cases, or NaN where it was not handed in]}; points: {name: number}
-    tasks: the columns' names
+    cells: {name: [(fraction of the task's cases, state as in STATES or "right" or "wrong"), or None where it was not
+        handed in]}; points: {name: number}; tasks: the columns' names
     """
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Patch, Rectangle
 
-    names, height = list(shares), 1.6 + 0.24 * len(shares)
-    figure = new_figure(2.5 + 0.42 * len(tasks), height)
+    names, height = list(cells), 1.9 + 0.24 * len(cells)
+    figure = new_figure(2.6 + 0.46 * len(tasks), height)
     axes = figure.subplots()
-    table = np.ma.masked_invalid(np.array([shares[name] for name in names], float))
-    shades = LinearSegmentedColormap.from_list("shades", ["white", RIGHT])
-    drawn = axes.imshow(100 * table, cmap=shades, vmin=0, vmax=100, aspect="auto")
-    for y, x in np.argwhere(table.filled(1) < 1):
-        colour = "white" if table[y, x] > 0.6 else INK
-        axes.text(x, y, f"{100 * table[y, x]:.0f}", fontsize=6.5, ha="center", va="center", color=colour)
+    axes.set(xlim=(-0.5, len(tasks) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    for y, x in np.ndindex(len(names), len(tasks)):
+        share, state = cells[names[y]][x] or (None, "")
+        colour, sign = STATES.get(state, (RIGHT, ""))
+        strength = 0 if not state else 0.75 if state in STATES else share
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=strength, edgecolor="none"))
+        if state and state != "right":
+            text = sign if state in STATES and not share else f"{100 * share:.0f}{sign}"
+            white = state == "cannot be imported" or state == "wrong" and share > 0.6
+            axes.text(x, y, text, fontsize=6.5, ha="center", va="center", color="white" if white else INK)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7.5)
     axes.set_yticks(range(len(names)), [f"{name[:24]}  {points[name]:g}" for name in names], fontsize=7.5)
     axes.vlines(np.arange(len(tasks) - 1) + 0.5, -0.5, len(names) - 0.5, "white", linewidth=1)
     axes.hlines(np.arange(len(names) - 1) + 0.5, -0.5, len(tasks) - 0.5, "white", linewidth=1)
     axes.tick_params(length=0)
     axes.set_ylabel("submission, points", fontsize=9)
-    figure.colorbar(drawn, label="cases of the task right (%)", shrink=min(1, 2.2 / height), pad=0.02)
+    wrong = Patch(facecolor=RIGHT, alpha=0.4, label="wrong: % of its cases right")
+    kinds = [Patch(facecolor=RIGHT, label="right"), wrong]
+    kinds += [Patch(facecolor=colour, alpha=0.75, label=f"{sign}  {name}") for name, (colour, sign) in STATES.items()]
+    figure.legend(handles=kinds, loc="outside upper center", ncols=3, fontsize=7.5, frameon=False)
+    save(figure, path)
+
+
+def draw_class_report(lines, shares, points, most, path):
+    """Draw a page about a course: what was wrong, the tasks by the share right, the distribution of points.
+
+    lines: {heading: [line, ...]} of text; shares: {task: fraction of all cases right}; points: of the submissions
+    most: the points that one can have
+    """
+    import textwrap
+
+    figure = new_figure(9, 11.5)
+    page, charts = figure.subfigures(2, 1, height_ratios=(7, 4))
+    y = 0.985
+    for heading, below in lines.items():
+        page.text(0.02, y, heading, fontsize=11, weight="bold", va="top")
+        y -= 0.04
+        for line in below[:10]:
+            wrapped = textwrap.wrap(line, 135, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
+            page.text(0.02, y, "\n".join(wrapped), fontsize=8.5, va="top", linespacing=1.25)
+            y -= 0.0225 * len(wrapped) + 0.007
+        y -= 0.02
+    bars, histogram = charts.subplots(1, 2, width_ratios=(1.4, 1))
+    names = sorted(shares, key=shares.get, reverse=True)  # the lowest on top, as barh counts upwards
+    bars.barh(range(len(names)), [100 * shares[name] for name in names], color=RIGHT)
+    bars.set_yticks(range(len(names)), names, fontsize=7.5)
+    label(bars, "cases right, of all submissions (%)", "", "tasks", xlim=(0, 100))
+    histogram.hist(points, np.arange(0, most + 10, 10), color=OURS, edgecolor="white")
+    label(histogram, "points", "submissions", "points", xlim=(0, most))
+    histogram.yaxis.get_major_locator().set_params(integer=True)
     save(figure, path)

@@ -9,99 +9,73 @@ Each submission runs in a process of its own (sandbox.py), on a copy; nothing of
 to the terminal; marks.csv, marks.png and a feedback file for each student go to runs/marks/.
 """
 
-import csv
 import functools
-import io
 import os
 import shutil
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # the reference answers in this process beside the submissions
 
-import numpy as np  # noqa: E402
-
 from reference_numpy.data import UserError  # noqa: E402
-from tutorials import common, pictures  # noqa: E402
-from tutorials.assignment import cases, score, tasks  # noqa: E402
-from tutorials.assignment.sandbox import NAMES, Failure, Sandbox, level  # noqa: E402
-from tutorials.assignment.tasks import TASKS  # noqa: E402
+from tutorials import common  # noqa: E402
+from tutorials.assignment import cases, inside, report, score, tasks  # noqa: E402
+from tutorials.assignment.report import Failed, Mark  # noqa: E402
+from tutorials.assignment.sandbox import LEVELS, Failure, Sandbox, hand_out, level, one_line  # noqa: E402
+from tutorials.assignment.sandbox import refuse, stages  # noqa: E402
+from tutorials.assignment.tasks import COMPULSORY, MODULES, TASKS  # noqa: E402
 
-MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolution, ...
 AT_ONCE = max(1, min(8, os.cpu_count() or 1))  # submissions
 LARGEST = 1 << 30  # bytes of a file that is copied
-COMPULSORY, VARIANTS = ([task for task in TASKS if task.number.isdigit() == is_so] for is_so in (True, False))
-TOTAL = sum(task.points for task in COMPULSORY)
-
-
-class Mark(NamedTuple):
-    """Hold a submission's mark for a task.
-
-    points: 0..the task's; passed, n: cases; failures: (sentence, what is wrong) of each case that failed
-    seconds: of the timed case, None where it failed; speed: the reference's seconds over these
-    """
-
-    points: float
-    passed: int
-    n: int
-    failures: tuple
-    seconds: float | None = None
-    speed: float | None = None
-
-
-NO_MARK = Mark("", 0, 0, ())  # of an open variant that was not handed in
 
 # Marking --------------------------------------------------------------------------------------------------------------
 
 
-def prepare(seed):
-    """Draw the cases of all tasks and let the reference answer them: {task: [(Case, answer), ...]}."""
-    drawn = cases.make_cases(seed)
-    return {n: [(c, None if c.judge else tasks.ask(tasks.reference, c)) for c in some] for n, some in drawn.items()}
+def prepare(seed, numbers):
+    """Draw the cases of tasks and let the reference answer them.
 
-
-def mark_task(sandbox, task, asked):
-    """Put a task's cases to a submission; return its Mark. When it hangs or dies, the task's other cases are lost."""
-    passed, failures, seconds, lost = 0, [], None, ""
-    for case, wanted in asked:
-        try:
-            if lost:
-                raise Failure(lost)
-            answer, took = sandbox.ask(case)
-            said = tasks.verdict(case, answer, wanted)
-            if case.timed and not said:
-                seconds = min(took, *(sandbox.ask(case)[1] for _ in range(2))) if took < 1 else took
-        except Failure as failure:
-            said = str(failure)
-            lost = f"not asked any more: {said}" if failure.lost else lost
-        passed += not said
-        if said:
-            failures.append((case.sentence, said))
-    points = int(10 * task.points * passed / len(asked)) / 10
-    return Mark(points, passed, len(asked), tuple(failures), seconds)
-
-
-def mark(folder, prepared, hidden=(), reference=None, seconds=10):
-    """Mark a submission. Returns {task number: Mark}.
-
-    folder: a copy; prepared: from prepare; hidden: as in Sandbox; seconds: for an answer
-    reference: the reference's marks; None when this is the reference
+    numbers: the tasks'
+    Returns {task number: [(Case, answer, seconds), ...]}; seconds of the timed case, None for the others.
     """
+    drawn = cases.make_cases(seed)
+    return {number: [(case, *reference_answer(case)) for case in drawn[number]] for number in numbers}
+
+
+def reference_answer(case):
+    """Return the right answer to a case, and the seconds that it takes, messages included, if the case is timed."""
+    if case.judge and not case.timed:
+        return None, None
+    answer, seconds = inside.ask(cases.right, case.question, case.arguments), []  # compiled now
+    while case.timed and (len(seconds) < 3 and sum(seconds) < 1):
+        started = time.perf_counter()
+        inside.unpack(inside.pack((case.question, case.arguments)))
+        inside.unpack(inside.pack(inside.ask(cases.right, case.question, case.arguments)))
+        seconds.append(time.perf_counter() - started)
+    return answer, min(seconds, default=None)
+
+
+def mark(folder, prepared, given, seconds=10, check=True):
+    """Mark a submission. Returns {task number: Mark}; an open variant that is not handed in has none.
+
+    folder: a copy, which is changed; prepared: from prepare; given: {usable modules: folder of hand_out}
+    seconds: for an answer; check: look at the imports before
+    """
+    handed_in = [task for task in TASKS if task.number in prepared and (task in COMPULSORY or written(folder, task))]
     marks = {}
-    with Sandbox(folder, hidden, seconds, own_work=reference is not None) as sandbox:
-        for task in (task for task in TASKS if task.number in prepared):
-            if task in VARIANTS and not written(folder, task):
-                continue
-            found = mark_task(sandbox, task, prepared[task.number])
-            if found.seconds:  # an open variant is as fast as itself
-                found = found._replace(speed=(reference or {}).get(task.number, found).seconds / found.seconds)
-            marks[task.number] = found
-    return marks
+    with Sandbox(folder, check and refuse(folder), seconds) as sandbox:
+        for usable, modules in stages().items():
+            sandbox.hand(given[usable])
+            for module in modules:
+                why = sandbox.load(module)
+                for task in (task for task in handed_in if task.module == module):
+                    asked = prepared[task.number]
+                    marks[task.number] = unmarked(asked, module, why) if why else mark_task(sandbox, task, asked)
+    return {task.number: marks[task.number] for task in handed_in}
 
 
 def written(folder, task):
@@ -111,15 +85,34 @@ def written(folder, task):
     return all(f"def {name}(" in text for name in task.functions) and f"Variant {task.number}:" not in text
 
 
-def mark_reference(prepared, folder):
-    """Mark reference_numpy itself, which also leaves its compiled loops for the others. Returns {task number: Mark}."""
-    for module in MODULES[:-1]:
-        (folder / f"{module}.py").write_text(f"from reference_numpy.{module} import *\n")
-    marks = mark(folder, prepared, seconds=120)
-    for number, found in marks.items():
-        if found.failures:
-            raise UserError(f"the reference itself fails in task {number}: {': '.join(found.failures[0])}")
-    return marks
+def unmarked(asked, module, why):
+    """Return the Mark of a task whose module is not there or cannot be imported."""
+    said = f"{module}.py {why.kind}: {why}" if why.kind == "cannot be imported" else str(why)
+    return Mark(0, 0, len(asked), (Failed(said, "", "", why.kind),))
+
+
+def mark_task(sandbox, task, asked):
+    """Put a task's cases to a submission; return its Mark. When it hangs or dies, the task's other cases are lost."""
+    failures, speed, lost = [], None, None
+    for case, wanted, reference_seconds in asked:
+        if lost:
+            failures.append(Failed(case.sentence, "", f"not asked any more: {lost}", ""))
+            continue
+        try:
+            answer, took = sandbox.ask(case.question, case.arguments)
+            said, kind = tasks.verdict(case, answer, wanted), "wrong"
+            if case.timed and not said:
+                again = [sandbox.ask(case.question, case.arguments)[1] for _ in range(2 if took < 1 else 0)]
+                speed = reference_seconds / min([took, *again])
+        except Failure as failure:
+            said, kind, lost = str(failure), failure.kind, failure if failure.lost else None
+        if said:
+            failures.append(Failed(case.sentence, case.given, one_line(said), kind))
+    passed = len(asked) - len(failures)
+    return Mark(int(10 * task.points * passed / len(asked)) / 10, passed, len(asked), tuple(failures), speed)
+
+
+# Submissions ----------------------------------------------------------------------------------------------------------
 
 
 def find_submissions(folder):
@@ -137,105 +130,36 @@ def find_submissions(folder):
 
 
 def for_all(submissions, work, at_once=AT_ONCE):
-    """Let work(name, copy, hidden) run for each submission on a copy of its folder; return {name: result}.
+    """Let work(name, copy) run for each submission on a copy of its folder; return {name: result}.
 
-    Some run at once; a line is shown for each that is done. What is hidden from each: all others' folders and copies.
+    Some run at once; a line is shown for each that is done.
     """
     results, done = {}, 0
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary, ThreadPoolExecutor(at_once) as pool:
-        hidden = [temporary, *{str(path.resolve().parent) for path in submissions.values()}]
 
-        def one(name):
+        def on_a_copy(name):
             copy = Path(temporary, name)
             try:
                 shutil.copytree(submissions[name], copy, ignore=left_out)
             except OSError:  # what cannot be read is not there
                 copy.mkdir(exist_ok=True)
-            return work(name, copy, hidden)
+            for path in (copy, *copy.rglob("*")):  # under bubblewrap it is read by somebody else
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            return work(name, copy)
 
-        for name, result in zip(submissions, pool.map(one, submissions)):
+        for name, result in zip(submissions, pool.map(on_a_copy, submissions)):
             results[name], done = result, done + 1
-            print(f"marked {done} of {len(submissions)}: {name}", flush=True)
+            print(f"marked {done} of {len(submissions)}: {one_line(name)}", flush=True)
     return results
 
 
 def left_out(folder, names):
-    """Return what is not copied of a submission: links, pipes and devices, huge files, and what tools leave behind."""
+    """Return what is not copied of a submission: links, pipes, huge files, compiled code, what tools leave behind."""
     paths = {name: Path(folder, name) for name in names}
     plain = {n for n, p in paths.items() if not p.is_symlink() and (p.is_dir() or p.is_file())}
     large = {n for n in plain if paths[n].is_file() and paths[n].stat().st_size > LARGEST}
-    return set(names) - plain | large | {"__pycache__", ".git", ".ipynb_checkpoints"} & set(names)
-
-
-def total(marks, tasks=COMPULSORY):
-    """Return the points of tasks together."""
-    return round(sum(marks[task.number].points for task in tasks if task.number in marks), 1)
-
-
-def mean_speed(marks):
-    """Return the geometric mean of the speeds, the reference's being 1; None where there is none."""
-    speeds = [mark.speed for mark in marks.values() if mark.speed]
-    return float(np.exp(np.mean(np.log(speeds)))) if speeds else None
-
-
-# Saying it ------------------------------------------------------------------------------------------------------------
-
-
-def print_table(rows):
-    """Print one row a submission, one column a task; rows: {name: {task number: Mark}}, the reference's first."""
-    columns = [task for task in TASKS if any(task.number in marks for marks in rows.values())]
-    width = max(10, *(len(name) for name in rows))
-    print(f"\n{'':{width}} points  speed " + "".join(f"{task.number:>5}" for task in columns))
-    print(f"{'of':>{width}} {TOTAL:>6}        " + "".join(f"{task.points:>5}" for task in columns))
-    for name, marks in rows.items():
-        speed = mean_speed(marks)
-        cells = "".join(f"{marks[t.number].points:>5g}" if t.number in marks else "    -" for t in columns)
-        print(f"{name:{width}} {total(marks):>6g} {f'{speed:6.2f}' if speed else '     -'} {cells}")
-    print("\nspeed: the reference's time over the submission's, geometric mean of the tasks that are right")
-
-
-def feedback(name, marks):
-    """Return what is said of one submission: each task with its points and what failed."""
-    bonus = total(marks, VARIANTS)
-    more = f", and {bonus:g} for open variants" if bonus else ""
-    lines = [f"{name}: {total(marks):g} of {TOTAL} points{more}", ""]
-    for task in (task for task in TASKS if task.number in marks):
-        mark = marks[task.number]
-        speed = f", {mark.speed:.2f} times as fast as the reference" if mark.speed else ""
-        head = f"{task.number:>2} {task.name}: {mark.points:g} of {task.points} points"
-        lines.append(f"{head} ({mark.passed} of {mark.n} cases{speed})")
-        first = {}  # what is wrong: the sentences that it is said of
-        for sentence, said in mark.failures:
-            first.setdefault(said, []).append(sentence)
-        for said, sentences in list(first.items())[:5]:
-            more = f" (and {len(sentences) - 1} cases more)" if len(sentences) > 1 else ""
-            lines.append(f"     {sentences[0]}{more}: {said}")
-        lines += [f"     and {len(first) - 5} things more"] if len(first) > 5 else []
-    return "\n".join(lines) + "\n"
-
-
-def write_marks(rows, folder):
-    """Write marks.csv, marks.png and feedback/NAME.txt."""
-    columns = [task for task in TASKS if any(task.number in marks for marks in rows.values())]
-    text, shares = io.StringIO(newline=""), {}
-    writer = csv.writer(text)
-    kinds = [f"task {t.number} {kind}" for kind in ("points", "speed", "first failure") for t in columns]
-    writer.writerow(["student", "points", "variants", "speed", *kinds])
-    for name, marks in rows.items():
-        found = [marks.get(task.number, NO_MARK) for task in columns]
-        failures = [": ".join(mark.failures[0]) if mark.failures else "" for mark in found]
-        line = [name, total(marks), total(marks, VARIANTS), rounded(mean_speed(marks))]
-        writer.writerow([*line, *(mark.points for mark in found), *(rounded(mark.speed) for mark in found), *failures])
-        shares[name] = [mark.passed / mark.n if mark.n else np.nan for mark in found]
-        common.write_whole(folder / "feedback" / f"{name}.txt", feedback(name, marks).encode(errors="replace"))
-    common.write_whole(folder / "marks.csv", text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
-    points = {name: total(marks) for name, marks in rows.items()}
-    pictures.draw_marks(shares, points, [f"{t.number} {t.name}" for t in columns], folder / "marks.png")
-
-
-def rounded(number):
-    """Return a number with three digits as text, nothing for None."""
-    return "" if number is None else f"{number:.3g}"
+    compiled = {n for n in plain if paths[n].suffix in (".so", ".pyd", ".pyc")}
+    return set(names) - plain | large | compiled | {"__pycache__", ".git", ".ipynb_checkpoints"} & set(names)
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -245,27 +169,27 @@ def mark_folder(folder, seed, seconds, at_once, out):
     """Mark all submissions of a folder."""
     submissions = find_submissions(folder)
     out = out or common.new_folder("marks")
-    print(f"{len(submissions)} submission(s), {NAMES[level()]}; inputs drawn with seed {seed}", flush=True)
-    prepared = prepare(seed)
+    how = LEVELS[level()]
+    print(f"{len(submissions)} submission(s), {how}; inputs drawn with seed {seed}", flush=True)
+    numbers = [t.number for t in TASKS if t in COMPULSORY or any(written(path, t) for path in submissions.values())]
+    prepared = prepare(seed, numbers)
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
-        rows = {"reference": mark_reference(prepared, Path(temporary))}
-    if any(written(path, task) for path in submissions.values() for task in VARIANTS):
-        prepared |= {number: [(case, None) for case in some] for number, some in cases.make_variant_cases(seed).items()}
+        given = {usable: Path(temporary, "-".join(usable) or "alone") for usable in stages()}
+        for usable, path in given.items():
+            hand_out(usable, path)
 
-    def work(name, copy, hidden):
-        return mark(copy, prepared, hidden, rows["reference"], seconds)
+        def work(name, copy):
+            return report.runs_of(copy), mark(copy, prepared, given, seconds)
 
-    rows |= for_all(submissions, work, at_once)
-    if len(submissions) == 1:
-        print("\n" + feedback(*next(item for item in rows.items() if item[0] in submissions)))
+        found = for_all(submissions, work, at_once)
+    rows = {name: marks for name, (_, marks) in found.items()}
+    alike = report.most_alike({name: files for name, (files, _) in found.items()})
+    if len(rows) == 1:
+        print("\n" + report.feedback(*next(iter(rows.items()))))
     else:
-        print_table(rows)
-        for name in submissions:
-            failed = [(number, mark.failures[0]) for number, mark in rows[name].items() if mark.failures]
-            for number, failure in failed[:1]:
-                print(f"{name}, task {number}: {': '.join(failure)}")
-    write_marks(rows, out)
-    print(f"in {out}/: marks.csv, marks.png, feedback/")
+        print("\n" + "\n".join(report.table(rows, alike)))
+    report.write_marks(rows, alike, f"{how}; seed {seed}", out)
+    print(f"in {out}/: report.md, report.png, marks.csv, marks.png, feedback/")
 
 
 def main(arguments=None):

@@ -7,7 +7,6 @@ on the marker's side: the submission's process gets test and support images and 
 
 import csv
 import io
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,31 +16,10 @@ import torch
 import koch
 from reference_numpy.data import Trials
 from tutorials import common
-from tutorials.assignment.sandbox import Failure, Sandbox
-from tutorials.assignment.tasks import Case
+from tutorials.assignment.sandbox import Failure, Sandbox, hand_out
 
 N_FRESH = 1000  # trials, the first of those that koch.py draws
 SECONDS = 600  # for a net's answers to one set of trials
-REFERENCE = '''
-import numpy as np
-import koch
-from reference_numpy import layers, network
-
-class Net:
-    """The weights that come with the project, computed by reference_numpy."""
-    size = 35
-    def __init__(self):
-        state = koch.load_checkpoint("weights.pt").state_dict()
-        self.parameters = {name: tensor.numpy() for name, tensor in state.items()}
-        self.n_parameters = sum(p.size for n, p in self.parameters.items() if not n.endswith(network.STATISTICS))
-    def features(self, images):
-        return network.features_forward(self.parameters, np.ascontiguousarray(images))[0]
-    def logit(self, h1, h2):
-        both = np.asarray(h1), np.asarray(h2)
-        return layers.l1_join_forward(*both, self.parameters["join.weight"], self.parameters["join.bias"])[0]
-'''
-
-# The side of the marker -----------------------------------------------------------------------------------------------
 
 
 def draw_trials():
@@ -58,14 +36,16 @@ def draw_trials():
     return drawn
 
 
-def score(folder, name, trials, hidden=()):
+def score(folder, name, trials):
     """Score one net. Returns {"parameters", key: {n, right, accuracy, low, high, seconds}}, or {"failure": why}."""
-    with Sandbox(folder, hidden, SECONDS, 3 * SECONDS, torch=True) as sandbox:
+    with tempfile.TemporaryDirectory() as temporary, Sandbox(folder, False, SECONDS, 3 * SECONDS, torch=True) as net:
+        given = Path(temporary, "given")
+        hand_out((), given)
+        net.hand(given)
         try:
-            n_parameters, _ = sandbox.ask(Case("", "", "load", (name,)))
-            row = {"parameters": int(n_parameters)}
+            row = {"parameters": int(net.ask("load_net", (name,))[0])}
             for key, drawn in trials.items():
-                answers, seconds = sandbox.ask(Case("", "", "trials", (drawn.images, drawn.test, drawn.support)))
+                answers, seconds = net.ask("net_answers", (drawn.images, drawn.test, drawn.support))
                 if not isinstance(answers, np.ndarray) or answers.shape != drawn.answers.shape:
                     raise Failure("it does not give an answer to each trial")
                 row[key] = counted(answers, drawn) | {"seconds": seconds}
@@ -82,23 +62,21 @@ def counted(answers, trials):
 
 
 def score_folder(submissions, name, for_all, out=None):
-    """Score the nets of submissions beside koch.py's, the reference's and pixel 1-NN.
+    """Score the nets of submissions beside the project's weights and pixel 1-NN.
 
     submissions, for_all: as mark.find_submissions gives them, and mark.for_all
     """
     out = out or common.new_folder("scores")
-    trials = draw_trials()
-    with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
-        shutil.copy(koch.WEIGHTS, Path(temporary, "weights.pt"))
-        Path(temporary, "net.py").write_text(REFERENCE)
-        rows = {"koch.py, the project's weights": score(temporary, "weights.pt", trials)}
-        rows["reference_numpy, the same weights"] = score(temporary, "net:Net", trials)
-    rows["pixel 1-NN (cosine)"] = {"parameters": 0}
-    for key, drawn in trials.items():
-        tensors = koch.Trials(*map(torch.from_numpy, drawn), alphabets=())
-        answers = koch.one_shot_answers(koch.PixelNearestNeighbour(), tensors)
-        rows["pixel 1-NN (cosine)"][key] = counted(answers.numpy(), drawn)
-    rows |= for_all(submissions, lambda _, copy, hidden: score(copy, name, trials, hidden))
+    trials, project = draw_trials(), koch.load_checkpoint(koch.WEIGHTS)
+    ours = {"the project's weights": project, "pixel 1-NN (cosine)": koch.PixelNearestNeighbour()}
+    rows = {title: {"parameters": 0} for title in ours}
+    rows["the project's weights"]["parameters"] = sum(p.numel() for p in project.parameters())
+    for title, net in ours.items():
+        for key, drawn in trials.items():
+            tensors = koch.Trials(*map(torch.from_numpy, drawn), alphabets=())
+            with torch.no_grad():
+                rows[title][key] = counted(koch.one_shot_answers(net, tensors).numpy(), drawn)
+    rows |= for_all(submissions, lambda _, copy: score(copy, name, trials))
     print_scores(rows, trials)
     write_scores(rows, trials, out / "scores.csv")
     print(f"\nresults: {out}/scores.csv")

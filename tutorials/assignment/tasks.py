@@ -1,36 +1,35 @@
-"""The tasks of the assignment, how a submission's functions are asked, and how an answer is judged.
+"""The tasks of the assignment, what a case asks, and how an answer is judged.
 
-A case (cases.py) asks one question of the functions of one task, with drawn inputs. The same question is put to
-reference_numpy, and the two answers are compared; where answers may differ (random draws, training) a judge looks at
-them instead. Tasks do not lean on each other: from task 8 on a submission may use the reference's layers.
+A case (cases.py) asks one question (inside.py) of the functions of one task, with drawn inputs. The same question is
+put to reference_numpy, and the two answers are compared; where answers may differ (random draws, training) a judge
+looks at them instead.
 """
 
 import importlib
+import inspect
 from typing import NamedTuple
 
 import numpy as np
 
-from reference_numpy import baselines, data, network, pairs
+from reference_numpy import data, network
+from tutorials.assignment import inside
+from tutorials.assignment.starter.given import TWINS  # noqa: F401  with the net of 15x15 pixels
 
 FAR = 1e-9  # of the largest number of an answer: how far float64 answers may be apart; float32: 1e-4
-TINY = 15  # pixels: a net small enough to train within seconds, which network.py is given here
-
-
-def add_tiny_net():
-    """Give network.py a third net of the kinds of layers of the reduced one, on 15x15 pixels."""
-    kinds = "conv2d maxpool2x2 batchnorm relu conv2d_same maxpool2x2 batchnorm relu flatten linear batchnorm"
-    network.TWINS[TINY] = kinds.split()
-    network.CONVOLUTIONS[TINY], network.LINEAR[TINY] = ((8, 1, 4, 4), (16, 8, 3, 3)), (32, 144)
 
 
 class Task(NamedTuple):
-    """Hold a task: its number (letters are open variants), name, points, module and the functions to write."""
+    """Hold a task: its number (letters are open variants), name, points, module, functions to write, and a question.
+
+    question: what to ask the class where many have it wrong
+    """
 
     number: str
     name: str
     points: int
     module: str
     functions: tuple
+    question: str = ""
 
 
 def both(*names):
@@ -39,23 +38,38 @@ def both(*names):
 
 
 TASKS = (
-    Task("1", "linear", 5, "layers", both("linear")),
-    Task("2", "relu, sigmoid", 5, "layers", both("relu", "sigmoid")),
-    Task("3", "convolution, forwards", 10, "layers", ("conv2d_forward",)),
-    Task("4", "convolution, backwards", 15, "layers", ("conv2d_backward",)),
-    Task("5", "convolution with Numba", 10, "convolution", ("forward_numba", "dx_numba", "dw_numba")),
-    Task("6", "pooling", 5, "layers", both("maxpool2x2")),
-    Task("7", "join and loss", 10, "layers", both("l1_join", "bce_with_logits")),
-    Task("8", "twin net", 15, "network", both("features", "siamese")),
-    Task("9", "SGD of the paper", 5, "learning", ("sgd", "paper_learning_rate", "paper_momentum")),
-    Task("10", "pair sampling", 5, "pairs", ("draw_pairs",)),
-    Task("11", "one-shot evaluation", 5, "data", ("one_shot_trials", "one_shot_answers")),
-    Task("12", "training", 10, "pairs", ("pair_step", "train_on_pairs")),
+    Task("1", "linear", 5, "layers", both("linear"),
+         "Why does linear_backward sum over N for the bias? What would the mean do to the learning rate?"),
+    Task("2", "relu, sigmoid", 5, "layers", both("relu", "sigmoid"),
+         "What is relu's slope at 0, and how often is a drawing's pixel exactly 0? Which e^x overflows?"),
+    Task("3", "convolution, forwards", 10, "layers", ("conv2d_forward",),
+         "Which output does the upper left pixel of a 5x9 image move, and which the lower right one?"),
+    Task("4", "convolution, backwards", 15, "layers", ("conv2d_backward",),
+         "Which mistakes would an image of 6x6 pixels with a filter of 3x3 not have shown?"),
+    Task("5", "convolution with Numba", 10, "convolution", ("forward_numba", "dx_numba", "dw_numba"),
+         "prange over what, in dw? What goes wrong over the images?"),
+    Task("6", "pooling", 5, "layers", both("maxpool2x2"),
+         "Two of four pixels are the largest. Who gets the gradient, and how often is it so in a drawing?"),
+    Task("7", "join and loss", 10, "layers", both("l1_join", "bce_with_logits"),
+         "Why is the loss computed from logits? At which logit does a float32 sigmoid become exactly 1?"),
+    Task("8", "twin net", 15, "network", both("features", "siamese"),
+         "Both twins call the same layer. Where is the first call's input when the second has run?"),
+    Task("9", "SGD of the paper", 5, "learning", ("sgd", "paper_learning_rate", "paper_momentum"),
+         "The learning rate falls. Does a step that was taken earlier, and is still in the velocity, shrink too?"),
+    Task("10", "pair sampling", 5, "pairs", ("draw_pairs",),
+         "Draw ten pairs by hand: how many are the same character, and how often is each drawer's turn?"),
+    Task("11", "one-shot evaluation", 5, "data", ("one_shot_trials", "one_shot_answers"),
+         "A net answers every trial with the first place. How many does it get right if the draw is fair?"),
+    Task("12", "training", 10, "pairs", ("pair_step", "train_on_pairs"),
+         "In which order do the pairs come in the second epoch, and which labels go with them?"),
     Task("A", "stride 2", 5, "variants", both("conv2d_stride2")),
     Task("B", "average pooling", 5, "variants", both("avgpool2x2")),
     Task("C", "cosine join", 5, "variants", both("cosine_join")),
     Task("D", "triplet loss", 5, "variants", both("triplet_loss")),
-)
+)  # fmt: skip
+COMPULSORY, VARIANTS = (tuple(t for t in TASKS if t.number.isdigit() == is_so) for is_so in (True, False))
+MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolution, ...
+TOTAL = sum(task.points for task in COMPULSORY)
 
 
 PARTS = {"forwards": slice(1), "backwards": slice(1, None)}  # question: which parts of NAMES its answer has
@@ -63,6 +77,9 @@ PARTS |= {question: slice(None) for question in ("both_ways", "call")}
 NAMES = {  # function or question: what the parts of its answer are called
     "linear": ("out", "dx", "dw", "db"), "conv2d": ("out", "dx", "dw", "db"), "relu": ("out", "dx"),
     "sigmoid": ("out", "dx"), "maxpool2x2": ("out", "dx"), "bce_with_logits": ("loss", "dlogits"),
+    "conv2d_stride2": ("out", "dx", "dw", "db"), "avgpool2x2": ("out", "dx"),
+    "cosine_join": ("logits", "dh1", "dh2", "dscale", "dbias"),
+    "triplet_loss": ("loss", "danchor", "dpositive", "dnegative"),
     "l1_join": ("logits", "dh1", "dh2", "dalpha", "dbias"), "forward_numba": ("forward",), "dx_numba": ("dx",),
     "dw_numba": ("dw",), "pair_step": ("parameters", "velocity", "loss"), "steps": ("parameters", "velocity"),
     "twins": ("logits", "gradients"), "one_twin": ("features", "gradients"), "logits_of": ("logits",),
@@ -85,156 +102,57 @@ class Case(NamedTuple):
     timed: bool = False
 
     @property
-    def module(self):
-        """Return the module that the task is written in."""
-        return next((task.module for task in TASKS if task.number == self.task), "")
-
-    @property
     def names(self):
         """Return the names of the answer's parts, for what is said of a wrong one."""
+        if self.question == "left_alone":
+            return *(name for name, part in self.inputs if isinstance(part, np.ndarray)), "out"
         if self.question not in PARTS:
             return NAMES.get(self.question, ())
         return NAMES.get(self.arguments[0].partition(".")[2], ())[PARTS[self.question]]
 
+    @property
+    def inputs(self):
+        """Return (name, input) of all inputs of a function or layer."""
+        name, *parts = self.arguments
+        called = name if self.question == "call" else f"{name}_forward"
+        names = [] if self.question in ("call", "forwards") else ["dout"]
+        return list(zip([*names, *inspect.signature(reference(called)).parameters], parts))
 
-class Seed(NamedTuple):
-    """Stand for np.random.default_rng(seed), made anew for whoever answers."""
-
-    seed: int
-
-
-# Questions: asked where the submission runs ---------------------------------------------------------------------------
-
-
-def call(find, name, *arguments):
-    """Return what a function returns."""
-    return find(name)(*fresh(arguments))
-
-
-def forwards(find, layer, *arguments):
-    """Return a layer's out."""
-    return find(f"{layer}_forward")(*fresh(arguments))[0]
+    @property
+    def given(self):
+        """Return in words what the question comes with: the names, shapes and dtypes of its inputs."""
+        if self.task.isdigit() and self.question in (*PARTS, "left_alone"):
+            return ", ".join(f"{name} {in_words(part)}" for name, part in self.inputs)
+        return ", ".join(filter(None, map(in_words, self.arguments)))
 
 
-def both_ways(find, layer, dout, *arguments):
-    """Return a layer's out and its gradients, a tuple; an overflow or an invalid operation on the way is an error."""
-    with np.errstate(over="raise", invalid="raise"):
-        out, cache = find(f"{layer}_forward")(*fresh(arguments))
-        gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
-    return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
-
-
-def backwards(find, layer, dout, *arguments):
-    """Return a layer's gradients, a tuple."""
-    backward, forward = find(f"{layer}_backward"), find(f"{layer}_forward")
-    try:
-        cache = forward(*fresh(arguments))[1]
-    except NotImplementedError as error:
-        raise NotImplementedError(f"it goes on with what {layer}_forward kept, and that is missing ({error})") from None
-    gradients = backward(*fresh((dout,)), cache)
-    return gradients if isinstance(gradients, tuple) else (gradients,)
-
-
-def twice(find, layer, dout1, arguments1, dout2, arguments2):
-    """Return the gradients of two calls, both forwards before both backwards: as the twins do."""
-    forward, backward = find(f"{layer}_forward"), find(f"{layer}_backward")
-    cache1, cache2 = forward(*fresh(arguments1))[1], forward(*fresh(arguments2))[1]
-    return backward(dout1.copy(), cache1), backward(dout2.copy(), cache2)
-
-
-def left_alone(find, layer, dout, *arguments):
-    """Return a layer's inputs and dout as they are after it ran both ways."""
-    given = fresh((dout, *arguments))
-    _, cache = find(f"{layer}_forward")(*given[1:])
-    find(f"{layer}_backward")(given[0], cache)
-    return tuple(a for a in given if isinstance(a, np.ndarray))
-
-
-def threads(find, name, *arguments):
-    """Say whether a compiled function gives the same numbers on one thread and on two, 20 times."""
-    import numba
-
-    function, most = find(name), numba.get_num_threads()
-    numba.set_num_threads(1)
-    one = function(*fresh(arguments))
-    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    equal = all(np.array_equal(one, function(*fresh(arguments))) for _ in range(20))
-    numba.set_num_threads(most)
-    return equal
-
-
-def steps(find, parameters, gradients, *settings):
-    """Return parameters and velocity after a step of sgd for each of the settings."""
-    velocity = {}
-    for setting in settings:
-        parameters, velocity = find("learning.sgd")(parameters, gradients, velocity, *setting)
-    return parameters, velocity
-
-
-def twins(find, parameters, x1, x2, dlogits, training):
-    """Return a net's logits and all its gradients."""
-    logits, cache = find("network.siamese_forward")(parameters, *fresh((x1, x2)), training)
-    return logits, find("network.siamese_backward")(dlogits.copy(), cache)
-
-
-def logits_of(find, parameters, x1, x2):
-    """Return a net's logits."""
-    return find("network.siamese_forward")(parameters, *fresh((x1, x2)))[0]
-
-
-def one_twin(find, parameters, x, dh, training):
-    """Return a twin's features and all its gradients."""
-    h, cache = find("network.features_forward")(parameters, x.copy(), training)
-    return h, find("network.features_backward")(dh.copy(), cache)
-
-
-def answers(find, scorer, trials):
-    """Return the answers to one-shot trials by a scorer that is not a net."""
-    pixels = baselines.PixelNearestNeighbour()
-    logit = {
-        "pixels": pixels.logit,
-        "constant": lambda h1, h2: np.zeros(len(h1)),
-        "nan": lambda h1, h2: np.where(np.arange(len(h1)) == 1, np.nan, pixels.logit(h1, h2)),
-    }[scorer]
-    return find("data.one_shot_answers")(lambda images: pixels.features(images[:, None]), logit, trials)
-
-
-def trained(find, parameters, drawings, rng, *options):
-    """Return the losses of a training on pairs, the logits of other drawings' pairs, and whether those are the same."""
-    names = drawings.names
-    seen, unseen = (
-        data.Drawings(drawings.images[chosen], drawings.alphabet[chosen] - first, names[first : first + 4])
-        for first, chosen in ((0, drawings.alphabet < 4), (4, drawings.alphabet >= 4))
-    )
-    parameters, losses = find("pairs.train_on_pairs")(parameters, seen, rng, *options)
-    tested = pairs.draw_pairs(unseen, 400, np.random.default_rng(1))
-    images = unseen.images.reshape(-1, *unseen.images.shape[2:])
-    both = (data.to_input(images[which], TINY) for which in (tested.first, tested.second))
-    return losses, network.siamese_forward(parameters, *both)[0], tested.same
-
-
-QUESTIONS = {
-    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "twice": twice,
-    "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins,
-    "logits_of": logits_of, "one_twin": one_twin, "answers": answers, "trained": trained,
-}  # fmt: skip
-
-
-def fresh(arguments):
-    """Copy the arrays among arguments: nobody's answer depends on what another did to them."""
-    return tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arguments)
+def in_words(thing):
+    """Say what is given to a submission; nothing of a function's name."""
+    if isinstance(thing, np.ndarray):
+        return f"{thing.shape} {thing.dtype}"
+    if isinstance(thing, data.Drawings):
+        (n, drawers, height, width), counts = thing.images.shape, np.bincount(thing.alphabet)
+        of = f"in alphabets of {', '.join(map(str, counts))}"
+        return f"of {n} characters {of}, each by {drawers} drawers, {height}x{width} pixels"
+    if isinstance(thing, data.Trials):
+        return f"{len(thing.test)} trials, {thing.support.shape[1]}-way"
+    if isinstance(thing, inside.Seed):
+        return "np.random.default_rng(...)"
+    if isinstance(thing, dict):
+        try:
+            size = network.size_of(thing)
+            return f"the parameters of a net of {size}x{size} pixels, TWINS[{size}]"
+        except ValueError:  # of no net
+            return "{" + ", ".join(thing) + "}"
+    if isinstance(thing, tuple):
+        return "(" + ", ".join(map(in_words, thing)) + ")"
+    return "" if isinstance(thing, str) else str(thing)
 
 
 def reference(name):
     """Return the reference's function "module.function"."""
     module, function = name.split(".")
     return getattr(importlib.import_module(f"reference_numpy.{module}"), function)
-
-
-def ask(find, case):
-    """Put a case's question. find: (name "module.function") -> the function"""
-    arguments = (np.random.default_rng(a.seed) if isinstance(a, Seed) else a for a in case.arguments)
-    return QUESTIONS[case.question](find, *arguments)
 
 
 # Judging --------------------------------------------------------------------------------------------------------------
@@ -282,7 +200,7 @@ def verdict(case, answer, wanted):
     try:
         return " ".join((case.judge(answer) if case.judge else compared(case, answer, wanted)).split())
     except Exception as error:  # an answer of a kind that nobody thought of
-        return f"the answer is not of the kind that was asked for ({type(error).__name__})"
+        return f"the answer is not of the kind that was asked for ({type(error).__name__}: {error})"
 
 
 def compared(case, answer, wanted):

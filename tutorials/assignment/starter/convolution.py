@@ -12,9 +12,8 @@ to be the same for any number of threads. No @ and no np.dot, which Numba would 
 """
 
 import numpy as np  # noqa: F401
+from given import kernel  # numba.njit that keeps the machine code, where it can
 from numba import prange  # noqa: F401
-
-from reference_numpy.jit import kernel  # numba.njit that keeps the machine code, where it can
 
 
 @kernel(parallel=True)

@@ -5,9 +5,7 @@ Drawings has images (characters, drawers, H, W), alphabet (characters,) and name
 """
 
 import numpy as np  # noqa: F401
-
-from reference_numpy.data import Trials  # noqa: F401
-from reference_numpy.data import UserError  # noqa: F401
+from given import Trials, UserError  # noqa: F401
 
 
 def one_shot_trials(drawings, n_way, n_trials, rng):

@@ -11,8 +11,8 @@ NumPy alone. check(fits, *arrays) raises the ValueError that tests/test_layers.p
 
 import numpy as np  # noqa: F401
 
-# Given, not to be written: what task 8 needs beside your layers, and tests/test_layers.py tests.
-from reference_numpy.layers import (  # noqa: F401
+# What task 8 needs beside your layers, and tests/test_layers.py tests.
+from given import (  # noqa: F401
     batchnorm_backward,
     batchnorm_forward,
     batchnorm_running,

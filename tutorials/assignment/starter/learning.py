@@ -5,7 +5,7 @@ A setting that differs from layer to layer is a dict {layer: number}, such as {"
 alone is every layer's.
 """
 
-from reference_numpy.learning import decays, of_layer  # noqa: F401  given: is it a weight, and its layer's setting
+from given import decays, of_layer  # noqa: F401  is it a weight, and its layer's setting
 
 
 def sgd(parameters, gradients, velocity, learning_rate, momentum=0.0, l2=0.0):

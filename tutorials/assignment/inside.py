@@ -1,0 +1,349 @@
+"""Run a submission's code and answer the marker's questions: this is what runs in the sandbox, beside the submission.
+
+    python inside.py READ WRITE ABOUT     the pipes' numbers, and in JSON what Sandbox says of the submission
+
+Nothing here is trusted by the marker, since the submission may change it. It imports nothing of the project but
+given.py (sandbox.py), so that no answer of the reference's is where the submission is.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import shutil
+import sys
+import tempfile
+import threading
+import types
+import zipfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+LARGEST_ANSWER = 256 << 20  # bytes
+LIMITS = {"AS": 2 << 30, "FSIZE": 8 << 20, "CORE": 0, "CPU": 600, "NOFILE": 32}  # bytes, seconds, files
+PROCESSES = 12  # and threads, of a submission under bubblewrap: Numba has two
+
+
+class Missing(Exception):
+    """Say that a submission does not have what is asked for."""
+
+
+class Seed(NamedTuple):
+    """Stand for np.random.default_rng(seed), made anew for whoever answers."""
+
+    seed: int
+
+
+# Messages -------------------------------------------------------------------------------------------------------------
+
+
+def pack(thing):
+    """Turn nested tuples, lists, dicts, arrays and numbers into bytes. Raises TypeError for all else.
+
+    A NamedTuple is sent as its class's name and its parts.
+    """
+    arrays = {}
+
+    def plain(part):
+        if isinstance(part, (np.ndarray, np.generic)):
+            if part.dtype.kind not in "biuf":
+                raise TypeError(f"an array of {part.dtype}")
+            arrays[f"a{len(arrays)}"] = np.asarray(part)
+            return ["array", f"a{len(arrays) - 1}"]
+        if isinstance(part, (tuple, list)):
+            return [type(part).__name__, *map(plain, part)]
+        if isinstance(part, dict):
+            return ["dict", *([str(key), plain(value)] for key, value in part.items())]
+        if part is None or isinstance(part, (bool, int, float, str)):
+            return part
+        raise TypeError(f"a {type(part).__name__}")
+
+    tree, buffer = json.dumps(plain(thing)), io.BytesIO()
+    np.savez(buffer, tree=np.frombuffer(tree.encode(), np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def unpack(message, *classes):
+    """Return what was packed, NamedTuples as tuples unless they are of the classes.
+
+    Raises ValueError, or another error, for bytes that are no message; nothing is a pickle.
+    """
+    with zipfile.ZipFile(io.BytesIO(message)) as archive:
+        if sum(part.file_size for part in archive.infolist()) > LARGEST_ANSWER:
+            raise ValueError("it would unpack to more than an answer may have")
+    with np.load(io.BytesIO(message), allow_pickle=False) as kept:
+        arrays = {name: kept[name] for name in kept.files}
+    known = {record.__name__: record for record in classes}
+
+    def whole(part):
+        if not isinstance(part, list):
+            return part
+        kind, *parts = part
+        if kind == "array":
+            return arrays[parts[0]]
+        if kind == "dict":
+            return {key: whole(value) for key, value in parts}
+        return known[kind](*map(whole, parts)) if kind in known else tuple(map(whole, parts))
+
+    return whole(json.loads(arrays["tree"].tobytes()))
+
+
+# Questions: find(name "module.function") -> the function --------------------------------------------------------------
+
+
+def call(find, name, *arguments):
+    """Return what a function returns."""
+    return find(name)(*fresh(arguments))
+
+
+def forwards(find, layer, *arguments):
+    """Return a layer's out."""
+    return find(f"{layer}_forward")(*fresh(arguments))[0]
+
+
+def both_ways(find, layer, dout, *arguments):
+    """Return a layer's out and its gradients, a tuple; an overflow or an invalid operation on the way is an error."""
+    with np.errstate(over="raise", invalid="raise"):
+        out, cache = find(f"{layer}_forward")(*fresh(arguments))
+        gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
+    return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
+
+
+def backwards(find, layer, dout, *arguments):
+    """Return a layer's gradients, a tuple."""
+    backward, forward = find(f"{layer}_backward"), find(f"{layer}_forward")
+    try:
+        cache = forward(*fresh(arguments))[1]
+    except NotImplementedError as error:
+        raise NotImplementedError(f"it goes on with what {layer}_forward kept, and that is missing ({error})") from None
+    gradients = backward(*fresh((dout,)), cache)
+    return gradients if isinstance(gradients, tuple) else (gradients,)
+
+
+def twice(find, layer, dout1, arguments1, dout2, arguments2):
+    """Return the gradients of two calls, both forwards before both backwards: as the twins do."""
+    forward, backward = find(f"{layer}_forward"), find(f"{layer}_backward")
+    cache1, cache2 = forward(*fresh(arguments1))[1], forward(*fresh(arguments2))[1]
+    return backward(*fresh((dout1,)), cache1), backward(*fresh((dout2,)), cache2)
+
+
+def left_alone(find, layer, dout, *arguments):
+    """Return a layer's inputs and dout as they are after it ran both ways, and then its out."""
+    dout, *arguments = given = fresh((dout, *arguments))
+    out, cache = find(f"{layer}_forward")(*arguments)
+    out = np.array(out)
+    find(f"{layer}_backward")(dout, cache)
+    return *(a for a in given if isinstance(a, np.ndarray)), out
+
+
+def threads(find, name, *arguments):
+    """Return what a compiled function gives on one thread, if it gives the same on two, 20 times."""
+    import numba
+
+    function, most = find(name), numba.get_num_threads()
+    numba.set_num_threads(1)
+    one = function(*fresh(arguments))
+    numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
+    equal = all(np.array_equal(one, function(*fresh(arguments))) for _ in range(20))
+    numba.set_num_threads(most)
+    return one if equal else "something else on two threads"
+
+
+def steps(find, parameters, gradients, *settings):
+    """Return parameters and velocity after a step of sgd for each of the settings."""
+    velocity = {}
+    for setting in settings:
+        parameters, velocity = find("learning.sgd")(parameters, gradients, velocity, *setting)
+    return parameters, velocity
+
+
+def twins(find, parameters, x1, x2, dlogits, training):
+    """Return a net's logits and all its gradients."""
+    logits, cache = find("network.siamese_forward")(parameters, *fresh((x1, x2)), training)
+    return logits, find("network.siamese_backward")(dlogits.copy(), cache)
+
+
+def logits_of(find, parameters, x1, x2):
+    """Return a net's logits."""
+    return find("network.siamese_forward")(parameters, *fresh((x1, x2)))[0]
+
+
+def one_twin(find, parameters, x, dh, training):
+    """Return a twin's features and all its gradients."""
+    h, cache = find("network.features_forward")(parameters, x.copy(), training)
+    return h, find("network.features_backward")(dh.copy(), cache)
+
+
+def answers(find, scorer, trials):
+    """Return the answers to one-shot trials by a scorer that is not a net."""
+
+    def features(images):
+        return images.reshape(len(images), -1) / 1.0
+
+    def logit(h1, h2):
+        logits = (h1 * h2).sum(1) if scorer == "pixels" else np.zeros(len(h1))
+        return np.where(np.arange(len(h1)) == 1, np.nan, logits) if scorer == "nan" else logits
+
+    return find("data.one_shot_answers")(features, logit, trials)
+
+
+QUESTIONS = {
+    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "twice": twice,
+    "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins, "logits_of": logits_of,
+    "one_twin": one_twin, "answers": answers,
+}  # fmt: skip
+
+
+def fresh(arguments):
+    """Copy the arrays among arguments: nobody's answer depends on what another did to them."""
+    return tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arguments)
+
+
+def ask(find, question, arguments):
+    """Put a question to functions and return their answer."""
+    arguments = (np.random.default_rng(a.seed) if isinstance(a, Seed) else a for a in arguments)
+    return QUESTIONS[question](find, *arguments)
+
+
+# Own nets (score.py): they may import torch and koch ------------------------------------------------------------------
+
+
+def load_net(find, name):
+    """Make the net that "module:Class" or a checkpoint's name says, keep it, and return its number of parameters."""
+    import torch
+
+    import koch
+
+    if ":" in name:
+        net = find(name.replace(":", "."))()
+    elif (find.folder / name).is_file():
+        net = koch.load_checkpoint(find.folder / name)
+    else:
+        raise Missing(f"there is no {name}")
+    if missing := [needed for needed in ("size", "features", "logit") if not hasattr(net, needed)]:
+        raise Missing(f"{name} has no {missing[0]}; a net has size, features(images) and logit(h1, h2)")
+    is_module = isinstance(net, torch.nn.Module)
+    find.net = net.eval() if is_module else net
+    return sum(p.numel() for p in net.parameters()) if is_module else 0
+
+
+def net_answers(find, images, test, support):
+    """Return the answers of the net that was loaded to one-shot trials: (n_trials,), -1 for no clear one."""
+    import torch
+
+    import koch
+    from reference_numpy.data import Trials, one_shot_answers
+
+    def features(drawings):
+        return np.asarray(find.net.features(koch.to_input(torch.as_tensor(drawings), find.net.size)))
+
+    def logit(h1, h2):
+        return np.asarray(find.net.logit(torch.as_tensor(h1), torch.as_tensor(h2)))
+
+    with torch.no_grad():
+        return one_shot_answers(features, logit, Trials(images, test, support, None))  # the right answers are not here
+
+
+QUESTIONS |= {"load_net": load_net, "net_answers": net_answers}
+
+# The submission -------------------------------------------------------------------------------------------------------
+
+
+class Submission:
+    """Find the functions of a submission's modules.
+
+    package: the name of the package that the folder is, where its files import each other as from .layers; else ""
+    """
+
+    def __init__(self, folder, package):
+        self.folder, self.package = Path(folder), package
+        if package:
+            sys.modules[package] = types.ModuleType(package)
+            sys.modules[package].__path__ = [folder]
+            sys.modules[f"{package}.given"] = sys.modules[package].given = sys.modules["given"]
+
+    def load(self, module):
+        """Import and return a module."""
+        return importlib.import_module(f"{self.package}.{module}" if self.package else module)
+
+    def __call__(self, name):
+        module, function = name.split(".")
+        found = getattr(self.load(module), function, None)
+        if not callable(found):
+            raise Missing(f"{module}.py has no function {function}")
+        return found
+
+
+def problem(error):
+    """Say an exception of a submission: its kind and a line in words."""
+    if isinstance(error, Missing):
+        return "not written", str(error)
+    if isinstance(error, NotImplementedError):
+        return "not written", f"not written yet: {error}"
+    if isinstance(error, SystemExit):
+        return "wrong", "it called sys.exit"
+    if isinstance(error, MemoryError):
+        return "wrong", "it asked for more memory than there is"
+    lines = str(error).strip().splitlines()
+    return "wrong", f"it raised {type(error).__name__}" + (f": {lines[0]}" if lines else "")
+
+
+def limit(torch, processes):
+    """Limit this process's memory, files, time and number of processes for good.
+
+    torch: a net of torch may have eight times the memory; processes: limit their number too
+    """
+    import resource
+
+    for name, most in LIMITS.items():
+        most *= 8 if torch and name != "CPU" else 1
+        with contextlib.suppress(ValueError, OSError):  # not every system has every limit
+            resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    if processes:
+        most = PROCESSES * (8 if torch else 1)
+        before = resource.getrlimit(resource.RLIMIT_NPROC)
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, before[1]))
+        try:
+            threading.Thread(target=int).start()
+        except RuntimeError:  # before Linux 5.14 the user's other processes count
+            most = before[1]
+        resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
+def serve(read, write, about):
+    """Answer questions until there are no more; the submission's own code runs here."""
+    questions, answers = Connection(int(read), writable=False), Connection(int(write), readable=False)
+    about, classes = json.loads(about), [Seed]
+    sys.path.insert(0, about["folder"])
+    if about["torch"]:
+        sys.path.append(about["root"])
+    else:
+        given = tempfile.mkdtemp()  # where Numba may write beside the loops that are compiled already
+        shutil.copytree(about["given"], given, dirs_exist_ok=True)
+        sys.path.insert(0, given)
+        records = importlib.import_module("given")
+        classes += [records.Drawings, records.Trials]
+        importlib.import_module("numba").set_num_threads(1)
+        sys.modules["torch"] = sys.modules["koch"] = None  # an import of them is an ImportError
+    find = Submission(about["folder"], about["package"])
+    sys.setrecursionlimit(2000)
+    limit(about["torch"], about["processes"])
+    answers.send_bytes(pack("ready"))
+    while True:
+        try:
+            question, arguments = unpack(questions.recv_bytes(), *classes)
+        except EOFError:
+            return
+        try:
+            answer = find.load(*arguments) and None if question == "import" else ask(find, question, arguments)
+            answer = pack({"answer": answer})
+        except BaseException as error:  # whatever a submission raises, SystemExit too
+            answer = pack(dict(zip(("kind", "error"), problem(error))))
+        answers.send_bytes(answer)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:])
