@@ -400,7 +400,7 @@ def draw_roofline(rows, product, bandwidth, path):
     figure = Figure((9, 5), layout="constrained")
     axes = figure.subplots()
     x = np.geomspace(1, 2000, 200)
-    limit = f"limit: {product / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.0f} GB/s"
+    limit = f"NumPy's product: {product / 1e9:.0f} GFLOP/s, memory: {bandwidth / 1e9:.0f} GB/s"
     axes.plot(x, np.minimum(x * bandwidth, product) / 1e9, color="gray", label=limit)
     convolutions = [row for row in rows if row["operation"] == "conv2d" and "flop_per_s" in row]
     names = dict.fromkeys(row["implementation"] for row in convolutions)

@@ -63,8 +63,8 @@ def test_a_tutorial_runs_and_prints_and_draws_what_it_says(checked, path):
     assert re.search(rf"{re.escape(path.name)}: ran in \d+ s on (omniglot|invented), \d figures, fine", said)
 
 
-def test_there_are_eight_with_solutions_and_notebooks_in_order():
-    assert [path.name[0] for path in TUTORIALS] == list("12345678")
+def test_there_are_nine_with_solutions_and_notebooks_in_order():
+    assert [path.name[0] for path in TUTORIALS] == list("123456789")
     assert [path.name for path in SOLUTIONS] == [path.name for path in TUTORIALS]
     assert all(path.with_suffix(".ipynb").is_file() for path in TUTORIALS)
 
