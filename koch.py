@@ -237,9 +237,9 @@ def make_optimizers(net, config):
     paper: §3.2's SGD, each layer with its learning rate eta_j, momentum mu_j and L2 penalty lambda_j; biases have none
     fast: deviates: Muon for the weights of the twin's layers, AdamW for biases, batch normalisation and the join. The
         paper's fully connected weights go to AdamW too: 4096 singular values would cost three times the step itself."""
+    found, groups = layers(net), []
+    values = [by_layer(text, len(found)) for text in (config.learning_rates, config.momenta, config.penalties)]
     if config.recipe == "paper":
-        found, groups = layers(net), []
-        values = (by_layer(text, len(found)) for text in (config.learning_rates, config.momenta, config.penalties))
         for layer, eta, mu, l2 in zip(found, *values, strict=True):
             weights, rest = [p for p in layer if p.ndim > 1], [p for p in layer if p.ndim == 1]
             groups.append({"params": weights, "highest": eta, "mu": mu, "weight_decay": 2 * l2})  # the slope of l2 w^2

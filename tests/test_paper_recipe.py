@@ -290,4 +290,4 @@ def test_the_papers_pairs_are_of_the_training_alphabets_by_the_training_drawers(
 )
 def test_values_that_make_no_sense_are_refused(how, said):
     with pytest.raises(koch.UserError, match=said):
-        koch.settle(koch.Config(**{"size": 35, "device": "cpu"} | how))
+        koch.Run(koch.settle(koch.Config(**{"size": 35, "device": "cpu"} | how)))
