@@ -1275,7 +1275,7 @@ def main(arguments=None):
     command.add_argument("--support", required=True, metavar="FOLDER", help="CLASS.png or CLASS/PICTURE; or a picture")
     command.add_argument("images", nargs="+", metavar="PICTURE", help="the pictures to classify")
     command.add_argument("--checkpoint", help=named)
-    command.add_argument("--json", action="store_true", dest="as_json", help="print all answers as JSON")
+    command.add_argument("--json", action="store_true", dest="as_json", help="answers as JSON, with ink and box")
     command.add_argument("--picture", default=RUNS / "classify.png", type=Path, help="(default: %(default)s)")
     add_options(command, "data_dir", "ink", "device", "precision")
     options = vars(parser.parse_args(arguments))
