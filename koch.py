@@ -9,7 +9,7 @@ default) and 98.45 % after ten minutes (--minutes 10), means of five seeds. The 
     python koch.py classify     which class of a folder does a picture belong to? are two pictures the same?
 
 This file stands alone. Read it beside the paper, by the sections in the banners; below § 4.3 stands what its reader can
-skip; § 4.4 is tutorials/mnist.py. In comments "deviates" says that the paper has it otherwise, "ours" that it has not.
+skip; § 4.4 is tutorials/mnist.py. "deviates" in a comment: the paper has it otherwise; "ours": the paper is silent.
 """
 
 import argparse
@@ -1021,7 +1021,7 @@ def finish(run, config, folder, validation, test):
     write_whole(folder / "results.json", json.dumps(results, indent=1).encode())
     draw_trials(trials, answers, folder / "trials.png")
     print(f"in {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
-    if longer := [n for n in BUDGETS if BUDGETS[n]["steps"] > config.steps and config.recipe == "fast"]:
+    if longer := [n for n in BUDGETS if BUDGETS[n]["steps"] > config.steps and config.data == "omniglot"]:
         print(f"python koch.py train --minutes {longer[0]} trains longer and gets more of them right")
     return results
 
