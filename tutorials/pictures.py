@@ -36,7 +36,7 @@ def save(figure, path):
 
 def in_few_colours(page):
     """Return a Pillow image in greys and the shades of the colours above: as a PNG it has a quarter of the bytes."""
-    palette = [round(255 * i / 31) for i in range(32) for _ in range(3)]  # red, green, blue, red, ...
+    palette = [round(255 * i / 30) for i in range(31) for _ in range(3)]  # red, green, blue, red, ...
     for name in (OURS, PIXELS, PAPER, SAME, DIFFERENT, RIGHT, WRONG):
         for i in range(6, 0, -1):
             palette += [255 - (255 - part) * i // 6 for part in ImageColor.getrgb(name)]

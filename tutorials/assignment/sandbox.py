@@ -149,7 +149,8 @@ def hand_out(usable, folder):
     if "layers" in usable:
         for name in ("convolution.py", "products.py"):
             shutil.copy2(REFERENCE / name, package)
-        shutil.copytree(REFERENCE / "__pycache__", package / "__pycache__", ignore=shutil.ignore_patterns("*.pyc"))
+        if (REFERENCE / "__pycache__").is_dir():  # with Numba's machine code, if there is any yet
+            shutil.copytree(REFERENCE / "__pycache__", package / "__pycache__", ignore=shutil.ignore_patterns("*.pyc"))
     for node in taken:
         node.names = [alias for alias in node.names if alias.name not in left_out]
     given.body = [node for node in given.body if node not in taken or node.names]
