@@ -238,7 +238,7 @@ def test_all_notebooks_have_one_address(tmp_path, monkeypatch):
 def test_a_picture_that_no_screen_can_show_goes_into_a_file_and_nothing_is_echoed(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in ("MPLBACKEND", "DISPLAY")}
     source = "from tutorials import show\nimport numpy as np\nshow.images(np.eye(9)[None], ['same'])\n"
-    environment |= {"PYTHONPATH": str(ROOT), "WAYLAND_DISPLAY": ""}
+    environment |= {"PYTHONPATH": str(ROOT), "WAYLAND_DISPLAY": "", "HOME": str(tmp_path)}  # for the prompt's history
     prompt = [sys.executable, "-i", "-q"]
     done = subprocess.run(prompt, input=source, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout == "" and "the picture is runs/picture-1.png" in done.stderr
