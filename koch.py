@@ -896,7 +896,7 @@ def draw_trials(trials, answers, path):
 
 # Training and testing, around the loop --------------------------------------------------------------------------------
 RUNS = Path("runs")
-WEIGHTS = Path(__file__).resolve().parent / "tutorials" / "weights" / "reduced.pt"  # what the default command trains
+WEIGHTS = Path(__file__).resolve().parent / "tutorials" / "weights" / "reduced.pt"  # of --minutes 10
 TITLES = {
     "verification": "10,000 pairs, half of them the same", "lake": "Lake's 400 one-shot trials, within an alphabet",
     "within": "2,000 fresh trials, within an alphabet", "across": "2,000 fresh trials, across alphabets",

@@ -6,7 +6,7 @@
     mark.py SUBMISSIONS/ --model best.pt      the same of a checkpoint of koch.py in each submission's folder
 
 Each submission runs in a process of its own (sandbox.py), on a copy; nothing of SUBMISSIONS/ is changed. The table goes
-to the terminal; marks.csv, marks.png and a feedback file for each student go to runs/marks/.
+to the terminal; marks.csv, marks.png, the class report and a feedback file for each student go to runs/marks/.
 """
 
 import functools

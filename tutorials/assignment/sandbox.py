@@ -1,11 +1,12 @@
 """Give a submission a process of its own, with limits, and talk to it without trusting what it says.
 
-    with Sandbox(folder, given, hidden) as sandbox:
+    with Sandbox(folder) as sandbox:
+        sandbox.hand(given)
         answer, seconds = sandbox.ask(question, arguments)
 
 Isolation is the operating system's work. Where bubblewrap is installed and may make a user space of its own, the
-process sees a read-only machine without home folders, /tmp and what is hidden (other submissions), has no network, sees
-no other process, finds no package but NumPy and Numba, and dies with its parent. Elsewhere it may do what you may do;
+process sees Python, NumPy, Numba, its own folder and what is given, all read-only, and nothing else: no home folder, no
+other submission; it has no network, sees no other process, and dies with its parent. Elsewhere it may do what you may do;
 level() says which of the two. Either way memory, files and time have limits, and what it prints is lost. Questions and
 answers are arrays and JSON through two pipes (inside.py): what comes back can be wrong, and can do nothing else. What
 may be imported is looked up in the text before (refuse): that isolates nothing, and says what is one's own work.
