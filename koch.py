@@ -1,8 +1,7 @@
 """koch.py: Siamese Neural Networks for One-shot Image Recognition (Koch, Zemel, Salakhutdinov 2015).
 
-Of Lake's 400 one-shot trials, 20-way, within one alphabet, two CPU cores get 95.1 % right after 63 to 78 seconds (the
-default) and 98.45 % after ten minutes (--minutes 10), means of five seeds. The paper has 92.0, people 95.5, pixel 1-NN
-21.75, chance 5.0. The default trains as one would today, --recipe paper as §3.2 does, which takes far longer.
+Of Lake's 400 one-shot trials, 20-way, within one alphabet, two CPU cores get 95.1 % right after a minute and 98.45 %
+after ten, means of five seeds; the paper has 92.0, people 95.5, pixels 21.75. --recipe paper trains as §3.2 does.
 
     python koch.py train        train the twin net, then answer the test pairs and Lake's 400 one-shot trials
     python koch.py oneshot      answer the test pairs and the one-shot trials with a trained net
@@ -94,8 +93,10 @@ class SiameseNet(nn.Module):
         return h.to(images.dtype)
 
     def logit(self, h1, h2):
-        """Return the log-odds that h1 and h2 are of one character: (N, D), (N, D) -> (N,); leading axes broadcast."""
-        return self.scale * self.join((h1 - h2).abs()).squeeze(-1) + self.shift
+        """Return the log-odds that h1 and h2 are of one character: (N, D), (N, D) -> (N,); leading axes broadcast.
+        Where h1 and h2 hold several looks at each image, (N, n_looks * D), it is the mean over the looks."""
+        differences = (h1 - h2).abs().unflatten(-1, (-1, self.join.in_features)).mean(-2)
+        return self.scale * self.join(differences).squeeze(-1) + self.shift
 
     def logits_within(self, h):
         """Return logit of all pairs within each group: (A, n, D) -> (A, n, n).
@@ -460,7 +461,7 @@ def verify(net, test):
 
 # § 4.3 One-shot Learning ----------------------------------------------------------------------------------------------
 N_VALIDATION = 320  # §3.2: one-shot trials that choose the best weights
-N_VIEWS = 4  # ours: slight distortions of an image, over which the features of a finished net are means
+LOOKS = torch.tensor(list(itertools.product((False, True), repeat=3))).T  # (3, 8), ours: coins of turn, first no turn
 N_FRESH = 2000  # ours: test trials beside Lake's 400, within an alphabet and across
 
 class Trials(NamedTuple):
@@ -501,15 +502,16 @@ def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
 
 @torch.no_grad()
 def image_features(model, images):
-    """Compute images' features: (n, H, W) -> (n, D), of each by itself; where a model has views, means over those too.
-    model: SiameseNet, or any object with size (pixels), features and logit as it has them, not in training mode"""
+    """Compute images' features, of each by itself: (n, H, W) -> (n, n_looks * D). ours: a finished net that was trained
+    on turned alphabets takes 8 looks at an image, turned and mirrored. model: SiameseNet, not in training mode, or any
+    object with size (pixels), features and logit as it has them, and n_looks if it is not 1"""
     if getattr(model, "training", False):
         raise ValueError("in training mode an image's features depend on the others: call model.eval() first")
-    parts = []
-    for part in images.split(128):
-        x = to_input(part, model.size)
-        seen = [x] + [distort(x, view.to(x.device).expand(len(x), 7)) for view in getattr(model, "views", [])]
-        parts.append(sum(torch.as_tensor(model.features(x)) for x in seen) / len(seen))
+    parts, n_looks = [], getattr(model, "n_looks", 1)
+    for part in images.split(128 // n_looks):
+        x = to_input(part, model.size)[:, 0].expand(n_looks, -1, -1, -1)  # (n_looks, n, size, size)
+        h = model.features(turn(x, LOOKS[:, :n_looks].to(x.device)).flatten(0, 1)[:, None])  # (n_looks * n, D)
+        parts.append(torch.as_tensor(h).view(n_looks, len(part), -1).transpose(0, 1).flatten(1))
     return torch.cat(parts)
 
 @torch.no_grad()
@@ -897,10 +899,8 @@ def draw_trials(trials, answers, path):
 # Training and testing, around the loop --------------------------------------------------------------------------------
 RUNS = Path("runs")
 WEIGHTS = Path(__file__).resolve().parent / "tutorials" / "weights" / "reduced.pt"  # of --minutes 10
-TITLES = {
-    "verification": "10,000 pairs, half of them the same", "lake": "Lake's 400 one-shot trials, within an alphabet",
-    "within": "2,000 fresh trials, within an alphabet", "across": "2,000 fresh trials, across alphabets",
-}  # fmt: skip
+TITLES = dict(verification="10,000 pairs, half of them the same", lake="Lake's 400 one-shot trials, within an alphabet")
+TITLES |= dict(within="2,000 fresh trials, within an alphabet", across="2,000 fresh trials, across alphabets")
 SAVED = dict(step=int, improved=int, best=float, best_step=int, rows=list, loss=float, seconds=float)  # in last.pt
 SWALLOWED = []  # interrupts that came within a destructor, where an exception ends nothing: train looks here
 
@@ -1085,7 +1085,7 @@ def load_checkpoint(path, settings=None):
     net.calibrated = "calibration" in state
     if settings:
         net.to(settings.device).precision = settings.precision
-    net.views = draw_distortions(N_VIEWS, torch.Generator().manual_seed(0), strength=0.7)
+    net.n_looks = len(LOOKS[0]) if net.config.recipe == "fast" and net.config.turns else 1
     return net.eval()
 
 def choose_net(checkpoint, config):

@@ -55,7 +55,7 @@ def shrink():
     """Make koch's net thin and its tests short, in a process that ends soon."""
     torch.set_num_threads(1)
     os.environ.pop("KOCH_DATA", None)
-    koch.N_FRESH, koch.N_PAIRS, koch.N_VIEWS, koch.reduced_twin = 30, 100, 1, thin_twin
+    koch.N_FRESH, koch.N_PAIRS, koch.LOOKS, koch.reduced_twin = 30, 100, koch.LOOKS[:, :2], thin_twin
 
 
 class Child:

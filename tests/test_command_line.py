@@ -44,7 +44,7 @@ def within(folder):
         patched.delenv("KOCH_DATA", raising=False)
         patched.setattr(koch.urllib.request, "urlopen", refuse)
         patched.setattr(koch, "N_FRESH", 60)
-        patched.setattr(koch, "N_VIEWS", 1)
+        patched.setattr(koch, "LOOKS", koch.LOOKS[:, :2])
         patched.setattr(koch, "N_PAIRS", 200)
         patched.setattr(koch, "reduced_twin", thin_twin)
         yield folder

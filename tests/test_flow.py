@@ -51,7 +51,7 @@ def figures(tmp_path_factory):
             patched.setattr(koch, "reduced_twin", thin_twin)
             answers, counted = [], koch.counted  # of the test: of pairs, of trials within an alphabet and across
             patched.setattr(koch, "counted", lambda correct: answers.append(correct.tolist()) or counted(correct))
-            for name, value in (("N_FRESH", 200), ("N_PAIRS", 600), ("N_VIEWS", 0)):
+            for name, value in (("N_FRESH", 200), ("N_PAIRS", 600)):
                 patched.setattr(koch, name, value)
             config = koch.Config(size=35, device="cpu", precision="float32", name="run", **OPTIONS[recipe])
             results, state = koch.train(config), koch.load_state(koch.RUNS / "run/best.pt", calibration=tuple)

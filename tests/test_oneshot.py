@@ -120,15 +120,20 @@ def test_the_order_of_the_support_changes_nothing(drawings, trials):
 
 
 @torch.no_grad()
-def test_a_finished_nets_features_are_means_over_an_image_and_its_views(trials, tmp_path):
+@pytest.mark.parametrize("options, n_looks", [({}, 8), ({"turns": False}, 1), ({"recipe": "paper"}, 1)])
+def test_a_finished_nets_logit_is_the_mean_over_all_ways_to_turn_both_images(trials, tmp_path, options, n_looks):
     torch.manual_seed(0)
-    net, x = koch.SiameseNet(35).eval(), koch.to_input(trials.images[:3], 35)
-    koch.save_checkpoint(tmp_path / "best.pt", net.state_dict(), koch.Config(size=35), step=1)
+    net, x = koch.SiameseNet(35).eval(), koch.to_input(trials.images[:5], 35)
+    koch.save_checkpoint(tmp_path / "best.pt", net.state_dict(), koch.Config(size=35, **options), step=1)
     net = koch.load_checkpoint(tmp_path / "best.pt")
-    assert len(net.views.unique(dim=0)) == 4
-    seen = [x, *(koch.distort(x, view[None].repeat(3, 1)) for view in net.views)]
-    wanted = torch.stack([net.features(x) for x in seen]).mean(0)
-    torch.testing.assert_close(koch.image_features(net, trials.images[:3]), wanted)
+    looks = [x.rot90(quarter, (2, 3)) for quarter in range(4)]
+    looks = [look for turned in looks for look in (turned, turned.flip(3))][:n_looks]
+    h = [net.features(look) for look in looks]
+    wanted = torch.stack([net.logit(own[:2, None], own[2:]) for own in h]).mean(0)  # (2, 3)
+    found = koch.image_features(net, trials.images[:5])
+    assert found.shape == (5, n_looks * 512)
+    torch.testing.assert_close(found[:, :512], h[0])
+    torch.testing.assert_close(net.logit(found[:2, None], found[2:]), wanted)
 
 
 def test_each_image_is_looked_at_once_undistorted_and_not_in_training_mode(drawings, trials):

@@ -36,10 +36,10 @@ RUNGS = {  # what changes, from the rung below
     "AdamW instead of SGD": {"optimizer": "adamw"},
     "Muon for the layers' weights": {"optimizer": "muon"},
     "six convolutions instead of four": {"six": True},
-    "means over four views": {"views": True},
+    "eight looks, turned and mirrored": {"looks": True},
 }
 RATES = (0.0738, 0.0185, 0.0046)  # of SGD: that of koch.py's paper recipe, a quarter and a sixteenth
-SWITCHES = ("alphabets", "softmax", "distort", "turns", "norm", "six", "views")  # off on the first rung
+SWITCHES = ("alphabets", "softmax", "distort", "turns", "norm", "six", "looks")  # off on the first rung
 
 
 def shrunk_twin(norm):
@@ -105,7 +105,7 @@ def climb(name, seed, seconds, rate):
         for optimizer in optimizers:
             optimizer.step()
         step += 1
-    net.views = koch.draw_distortions(4, torch.Generator().manual_seed(0), 0.7) if rung["views"] else []
+    net.n_looks = 8 if rung["looks"] else 1
     drawn = {"lake": koch.lake_trials()}
     for key, drawings, n in (("validation", validation, 1000), ("within", test, koch.N_FRESH)):
         drawn[key] = koch.one_shot_trials(drawings, None, n, torch.Generator().manual_seed(koch.TRIALS_SEED))
