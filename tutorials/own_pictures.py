@@ -153,7 +153,7 @@ def named_and_none(net, h, alphabet, n_way, n_shot, n_trials=2000):
         drawers = torch.randperm(h.shape[1], generator=rng)
         support, queries = h[characters[:n_way]][:, drawers[:n_shot]], h[characters[[0, -1]], drawers[-1]]
         p = net.logit(queries[:, None, None], support).mean(2).sigmoid()  # (2, n_way): one that belongs, a stranger
-        named.append(p.amax(1) > (0.8 if n_way > 1 else 0.5))  # as classify has it
+        named.append(p.amax(1) > (0.75 if n_way > 1 else 0.5))  # as classify has it
     known, strange = torch.stack(named).double().mean(0).tolist()
     return known, 1 - strange
 
