@@ -6,16 +6,16 @@ Nothing here is trusted by the marker, since the submission may change it. It im
 given.py (sandbox.py), so that no answer of the reference's is where the submission is.
 """
 
+import base64
 import contextlib
+import copy
 import importlib
-import io
 import json
 import shutil
 import sys
 import tempfile
 import threading
 import types
-import zipfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_ANSWER = 256 << 20  # bytes
+NUMBERS = "biuf"  # the kinds of arrays that are sent: bool, integers, floats
 LIMITS = {"AS": 2 << 30, "FSIZE": 8 << 20, "CORE": 0, "CPU": 600, "NOFILE": 32}  # bytes, seconds, files
 PROCESSES = 12  # and threads, of a submission under bubblewrap: Numba has two
 
@@ -41,18 +42,16 @@ class Seed(NamedTuple):
 
 
 def pack(thing):
-    """Turn nested tuples, lists, dicts, arrays and numbers into bytes. Raises TypeError for all else.
+    """Turn nested tuples, lists, dicts, arrays and numbers into bytes, which are JSON. Raises TypeError for all else.
 
-    A NamedTuple is sent as its class's name and its parts.
+    An array is sent as its dtype, its shape and its bytes, a NamedTuple as its class's name and its parts.
     """
-    arrays = {}
 
     def plain(part):
         if isinstance(part, (np.ndarray, np.generic)):
-            if part.dtype.kind not in "biuf":
+            if part.dtype.kind not in NUMBERS:
                 raise TypeError(f"an array of {part.dtype}")
-            arrays[f"a{len(arrays)}"] = np.asarray(part)
-            return ["array", f"a{len(arrays) - 1}"]
+            return ["array", part.dtype.str, part.shape, base64.b64encode(part.tobytes()).decode()]
         if isinstance(part, (tuple, list)):
             return [type(part).__name__, *map(plain, part)]
         if isinstance(part, dict):
@@ -61,21 +60,14 @@ def pack(thing):
             return part
         raise TypeError(f"a {type(part).__name__}")
 
-    tree, buffer = json.dumps(plain(thing)), io.BytesIO()
-    np.savez(buffer, tree=np.frombuffer(tree.encode(), np.uint8), **arrays)
-    return buffer.getvalue()
+    return json.dumps(plain(thing)).encode()
 
 
 def unpack(message, *classes):
     """Return what was packed, NamedTuples as tuples unless they are of the classes.
 
-    Raises ValueError, or another error, for bytes that are no message; nothing is a pickle.
+    Raises ValueError, or another error, for bytes that are no message.
     """
-    with zipfile.ZipFile(io.BytesIO(message)) as archive:
-        if sum(part.file_size for part in archive.infolist()) > LARGEST_ANSWER:
-            raise ValueError("it would unpack to more than an answer may have")
-    with np.load(io.BytesIO(message), allow_pickle=False) as kept:
-        arrays = {name: kept[name] for name in kept.files}
     known = {record.__name__: record for record in classes}
 
     def whole(part):
@@ -83,12 +75,15 @@ def unpack(message, *classes):
             return part
         kind, *parts = part
         if kind == "array":
-            return arrays[parts[0]]
+            dtype, shape, text = parts
+            if np.dtype(dtype).kind not in NUMBERS:
+                raise ValueError(f"an array of {dtype}")
+            return np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()
         if kind == "dict":
             return {key: whole(value) for key, value in parts}
         return known[kind](*map(whole, parts)) if kind in known else tuple(map(whole, parts))
 
-    return whole(json.loads(arrays["tree"].tobytes()))
+    return whole(json.loads(message))
 
 
 # Questions: find(name "module.function") -> the function --------------------------------------------------------------
@@ -96,47 +91,40 @@ def unpack(message, *classes):
 
 def call(find, name, *arguments):
     """Return what a function returns."""
-    return find(name)(*fresh(arguments))
+    return find(name)(*arguments)
 
 
 def forwards(find, layer, *arguments):
     """Return a layer's out."""
-    return find(f"{layer}_forward")(*fresh(arguments))[0]
+    return find(f"{layer}_forward")(*arguments)[0]
 
 
 def both_ways(find, layer, dout, *arguments):
     """Return a layer's out and its gradients, a tuple; an overflow or an invalid operation on the way is an error."""
     with np.errstate(over="raise", invalid="raise"):
-        out, cache = find(f"{layer}_forward")(*fresh(arguments))
-        gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
+        out, cache = find(f"{layer}_forward")(*arguments)
+        gradients = find(f"{layer}_backward")(dout, cache)
     return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
 
 
 def backwards(find, layer, dout, *arguments):
     """Return a layer's gradients, a tuple."""
-    backward, forward = find(f"{layer}_backward"), find(f"{layer}_forward")
-    try:
-        cache = forward(*fresh(arguments))[1]
-    except NotImplementedError as error:
-        raise NotImplementedError(f"it goes on with what {layer}_forward kept, and that is missing ({error})") from None
-    gradients = backward(*fresh((dout,)), cache)
-    return gradients if isinstance(gradients, tuple) else (gradients,)
+    return both_ways(find, layer, dout, *arguments)[1:]
 
 
 def twice(find, layer, dout1, arguments1, dout2, arguments2):
     """Return the gradients of two calls, both forwards before both backwards: as the twins do."""
     forward, backward = find(f"{layer}_forward"), find(f"{layer}_backward")
-    cache1, cache2 = forward(*fresh(arguments1))[1], forward(*fresh(arguments2))[1]
-    return backward(*fresh((dout1,)), cache1), backward(*fresh((dout2,)), cache2)
+    cache1, cache2 = forward(*arguments1)[1], forward(*arguments2)[1]
+    return backward(dout1, cache1), backward(dout2, cache2)
 
 
 def left_alone(find, layer, dout, *arguments):
     """Return a layer's inputs and dout as they are after it ran both ways, and then its out."""
-    dout, *arguments = given = fresh((dout, *arguments))
     out, cache = find(f"{layer}_forward")(*arguments)
     out = np.array(out)
     find(f"{layer}_backward")(dout, cache)
-    return *(a for a in given if isinstance(a, np.ndarray)), out
+    return *(a for a in (dout, *arguments) if isinstance(a, np.ndarray)), out
 
 
 def threads(find, name, *arguments):
@@ -145,9 +133,9 @@ def threads(find, name, *arguments):
 
     function, most = find(name), numba.get_num_threads()
     numba.set_num_threads(1)
-    one = function(*fresh(arguments))
+    one = function(*copy.deepcopy(arguments))
     numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    equal = all(np.array_equal(one, function(*fresh(arguments))) for _ in range(20))
+    equal = all(np.array_equal(one, function(*copy.deepcopy(arguments))) for _ in range(20))
     numba.set_num_threads(most)
     return one if equal else "something else on two threads"
 
@@ -158,23 +146,6 @@ def steps(find, parameters, gradients, *settings):
     for setting in settings:
         parameters, velocity = find("learning.sgd")(parameters, gradients, velocity, *setting)
     return parameters, velocity
-
-
-def twins(find, parameters, x1, x2, dlogits, training):
-    """Return a net's logits and all its gradients."""
-    logits, cache = find("network.siamese_forward")(parameters, *fresh((x1, x2)), training)
-    return logits, find("network.siamese_backward")(dlogits.copy(), cache)
-
-
-def logits_of(find, parameters, x1, x2):
-    """Return a net's logits."""
-    return find("network.siamese_forward")(parameters, *fresh((x1, x2)))[0]
-
-
-def one_twin(find, parameters, x, dh, training):
-    """Return a twin's features and all its gradients."""
-    h, cache = find("network.features_forward")(parameters, x.copy(), training)
-    return h, find("network.features_backward")(dh.copy(), cache)
 
 
 def answers(find, scorer, trials):
@@ -190,25 +161,7 @@ def answers(find, scorer, trials):
     return find("data.one_shot_answers")(features, logit, trials)
 
 
-QUESTIONS = {
-    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "twice": twice,
-    "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins, "logits_of": logits_of,
-    "one_twin": one_twin, "answers": answers,
-}  # fmt: skip
-
-
-def fresh(arguments):
-    """Copy the arrays among arguments: nobody's answer depends on what another did to them."""
-    return tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arguments)
-
-
-def ask(find, question, arguments):
-    """Put a question to functions and return their answer."""
-    arguments = (np.random.default_rng(a.seed) if isinstance(a, Seed) else a for a in arguments)
-    return QUESTIONS[question](find, *arguments)
-
-
-# Own nets (score.py): they may import torch and koch ------------------------------------------------------------------
+# Two questions of own nets (score.py), which may import torch and koch:
 
 
 def load_net(find, name):
@@ -247,7 +200,15 @@ def net_answers(find, images, test, support):
         return one_shot_answers(features, logit, Trials(images, test, support, None))  # the right answers are not here
 
 
-QUESTIONS |= {"load_net": load_net, "net_answers": net_answers}
+QUESTIONS = call, forwards, both_ways, backwards, twice, left_alone, threads, steps, answers, load_net, net_answers
+QUESTIONS = {question.__name__: question for question in QUESTIONS}
+
+
+def ask(find, question, arguments):
+    """Put a question to functions, on copies of its arguments, and return their answer."""
+    arguments = [np.random.default_rng(a.seed) if isinstance(a, Seed) else copy.deepcopy(a) for a in arguments]
+    return QUESTIONS[question](find, *arguments)
+
 
 # The submission -------------------------------------------------------------------------------------------------------
 
