@@ -203,8 +203,7 @@ def test_the_open_variants_cases_know_right_from_wrong():
         some = drawn(3)[task.number]
         assert len(some) >= 3
         for case in some[:-1]:
-            answer = inside.ask(cases.right, case.question, case.arguments)
-            out, *gradients = answer
+            answer = out, *gradients = case.answer
             assert tasks.verdict(case, answer, answer) == ""
             assert "is" in tasks.verdict(case, (out, *(2 * g + 1 for g in gradients)), answer)
             assert tasks.verdict(case, (out,), answer)

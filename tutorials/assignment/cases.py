@@ -96,8 +96,7 @@ def convolution_inputs(draw, shape, bias=True, dtype=np.float64):
 
 def convolution_cases(draw):
     def inputs(shape, **how):
-        _, *arguments = convolution_inputs(draw, shape, **how)
-        return "layers.conv2d", *arguments
+        return "layers.conv2d", *convolution_inputs(draw, shape, **how)[1:]
 
     x, w = np.arange(9.0).reshape(1, 1, 3, 3), np.array([[[[1.0, 0.0], [0.0, -2.0]]]])
     sentence = "by hand, 3x3 pixels and a 2x2 filter, which is not flipped"
@@ -394,21 +393,21 @@ def mosaics(seed=0):
 
 def variant_cases(draw, task, inputs):
     """Yield the cases of an open variant; inputs: {sentence: inputs}."""
-    layer, drawn = f"variants.{task.functions[0].removesuffix('_forward')}", []
+    name, drawn, gradients = task.functions[0].removesuffix("_forward"), [], []
     for sentence, arguments in inputs.items():
-        out, _ = right(f"{layer}_forward")(*arguments)
-        dout = signed(draw, *out.shape) + 0.1 if out.ndim else 1.5
-        yield Case(sentence, "both_ways", (layer, dout, *arguments), timed=not drawn)
+        dout, out, slopes = by_torch(draw, name, arguments)
+        yield Case(sentence, "both_ways", (f"variants.{name}", dout, *arguments), answer=(out, *slopes))
         drawn += dout, arguments
-    yield Case("two calls, then two backwards: each has its own gradients", "twice", (layer, *drawn[:4]))
+        gradients.append(slopes)
+    sentence = "two calls, then two backwards: each has its own gradients"
+    yield Case(sentence, "twice", (f"variants.{name}", *drawn[:4]), answer=tuple(gradients[:2]))
 
 
 def variant_inputs(draw):
     """Draw {open variant: {sentence: inputs}}, two or more of each."""
 
     def images_and_filters(*shape):
-        _, *arguments = convolution_inputs(draw, shape)
-        return tuple(arguments)
+        return convolution_inputs(draw, shape)[1:]
 
     def features(*shape):
         return draw.standard_normal(shape), draw.standard_normal(shape), np.array([2.5]), np.array([-0.5])
@@ -442,7 +441,7 @@ def torch_triplet(anchor, positive, negative, margin):
     return (near - far + margin).clamp_min(0).mean()
 
 
-BY_TORCH = {
+BY_TORCH = {  # open variant: its out
     "conv2d_stride2": functools.partial(F.conv2d, stride=2),
     "avgpool2x2": functools.partial(F.avg_pool2d, kernel_size=2),
     "cosine_join": torch_cosine,
@@ -450,24 +449,11 @@ BY_TORCH = {
 }
 
 
-def right(name):
-    """Return the right function "module.function": the reference's, or a variant's as torch computes it."""
-    module, function = name.split(".")
-    if module != "variants":
-        return reference(name)
-    layer, _, way = function.rpartition("_")
-    return functools.partial(torch_forward, BY_TORCH[layer]) if way == "forward" else torch_backward
-
-
-def torch_forward(compute, *arguments):
-    """Return what torch computes of arrays and numbers, and the cache: the result and the arrays, as tensors."""
+def by_torch(draw, name, arguments):
+    """Draw dout for a variant's inputs. Returns dout, out and the gradients of the inputs that are arrays, a tuple."""
     inputs = [torch.tensor(a, requires_grad=True) if isinstance(a, np.ndarray) else a for a in arguments]
-    out = compute(*inputs)
-    return out.detach().numpy(), (out, [tensor for tensor in inputs if isinstance(tensor, torch.Tensor)])
-
-
-def torch_backward(dout, cache):
-    """Return the gradients of the arrays, of one array without a tuple."""
-    out, inputs = cache
-    gradients = [gradient.numpy() for gradient in torch.autograd.grad(out, inputs, torch.as_tensor(dout))]
-    return tuple(gradients) if len(gradients) > 1 else gradients[0]
+    out = BY_TORCH[name](*inputs)
+    dout = signed(draw, *out.shape) + 0.1 if out.ndim else 1.5
+    arrays = [tensor for tensor in inputs if isinstance(tensor, torch.Tensor)]
+    gradients = torch.autograd.grad(out, arrays, torch.as_tensor(dout, dtype=out.dtype))
+    return dout, out.detach().numpy(), tuple(gradient.numpy() for gradient in gradients)

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-LARGEST_ANSWER = 256 << 20  # bytes
 NUMBERS = "biuf"  # the kinds of arrays that are sent: bool, integers, floats
 LIMITS = {"AS": 2 << 30, "FSIZE": 8 << 20, "CORE": 0, "CPU": 600, "NOFILE": 32}  # bytes, seconds, files
 PROCESSES = 12  # and threads, of a submission under bubblewrap: Numba has two
@@ -94,9 +93,14 @@ def call(find, name, *arguments):
     return find(name)(*arguments)
 
 
+def load(find, module):
+    """Import a module of a submission."""
+    find.load(module)
+
+
 def forwards(find, layer, *arguments):
-    """Return a layer's out."""
-    return find(f"{layer}_forward")(*arguments)[0]
+    """Return a layer's out, a tuple of one."""
+    return find(f"{layer}_forward")(*arguments)[:1]
 
 
 def both_ways(find, layer, dout, *arguments):
@@ -104,7 +108,7 @@ def both_ways(find, layer, dout, *arguments):
     with np.errstate(over="raise", invalid="raise"):
         out, cache = find(f"{layer}_forward")(*arguments)
         gradients = find(f"{layer}_backward")(dout, cache)
-    return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
+    return out, *as_tuple(gradients)
 
 
 def backwards(find, layer, dout, *arguments):
@@ -113,10 +117,15 @@ def backwards(find, layer, dout, *arguments):
 
 
 def twice(find, layer, dout1, arguments1, dout2, arguments2):
-    """Return the gradients of two calls, both forwards before both backwards: as the twins do."""
+    """Return the gradients of two calls, a tuple each, both forwards before both backwards: as the twins do."""
     forward, backward = find(f"{layer}_forward"), find(f"{layer}_backward")
     cache1, cache2 = forward(*arguments1)[1], forward(*arguments2)[1]
-    return backward(dout1, cache1), backward(dout2, cache2)
+    return as_tuple(backward(dout1, cache1)), as_tuple(backward(dout2, cache2))
+
+
+def as_tuple(gradients):
+    """Return the gradients of a backward pass as a tuple, where it may be one array alone."""
+    return gradients if isinstance(gradients, tuple) else (gradients,)
 
 
 def left_alone(find, layer, dout, *arguments):
@@ -191,7 +200,7 @@ def net_answers(find, images, test, support):
     from reference_numpy.data import Trials, one_shot_answers
 
     def features(drawings):
-        return np.asarray(find.net.features(koch.to_input(torch.as_tensor(drawings), find.net.size)))
+        return koch.image_features(find.net, torch.as_tensor(drawings)).numpy()
 
     def logit(h1, h2):
         return np.asarray(find.net.logit(torch.as_tensor(h1), torch.as_tensor(h2)))
@@ -200,8 +209,12 @@ def net_answers(find, images, test, support):
         return one_shot_answers(features, logit, Trials(images, test, support, None))  # the right answers are not here
 
 
-QUESTIONS = call, forwards, both_ways, backwards, twice, left_alone, threads, steps, answers, load_net, net_answers
-QUESTIONS = {question.__name__: question for question in QUESTIONS}
+QUESTIONS = {
+    question.__name__: question
+    for question in (
+        load, call, forwards, both_ways, backwards, twice, left_alone, threads, steps, answers, load_net, net_answers,
+    )
+}  # fmt: skip
 
 
 def ask(find, question, arguments):
@@ -216,19 +229,19 @@ def ask(find, question, arguments):
 class Submission:
     """Find the functions of a submission's modules.
 
-    package: the name of the package that the folder is, where its files import each other as from .layers; else ""
+    is_package: its files import each other as from .layers; the package is called submission then
     """
 
-    def __init__(self, folder, package):
-        self.folder, self.package = Path(folder), package
-        if package:
-            sys.modules[package] = types.ModuleType(package)
-            sys.modules[package].__path__ = [folder]
-            sys.modules[f"{package}.given"] = sys.modules[package].given = sys.modules["given"]
+    def __init__(self, folder, is_package):
+        self.folder, self.prefix = Path(folder), "submission." if is_package else ""
+        if is_package:
+            package = sys.modules["submission"] = types.ModuleType("submission")
+            package.__path__ = [folder]
+            package.given = sys.modules["submission.given"] = sys.modules["given"]
 
     def load(self, module):
         """Import and return a module."""
-        return importlib.import_module(f"{self.package}.{module}" if self.package else module)
+        return importlib.import_module(self.prefix + module)
 
     def __call__(self, name):
         module, function = name.split(".")
@@ -299,8 +312,7 @@ def serve(read, write, about):
         except EOFError:
             return
         try:
-            answer = find.load(*arguments) and None if question == "import" else ask(find, question, arguments)
-            answer = pack({"answer": answer})
+            answer = pack({"answer": ask(find, question, arguments)})
         except BaseException as error:  # whatever a submission raises, SystemExit too
             answer = pack(dict(zip(("kind", "error"), problem(error))))
         answers.send_bytes(answer)

@@ -9,6 +9,7 @@ Each submission runs in a process of its own (sandbox.py), on a copy; nothing of
 to the terminal; marks.csv, marks.png, the class report and a feedback file for each student go to runs/marks/.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -48,13 +49,13 @@ def prepare(seed, numbers):
 
 def reference_answer(case):
     """Return the right answer to a case, and the seconds that it takes, messages included, if the case is timed."""
-    if case.judge and not case.timed:
-        return None, None
-    answer, seconds = inside.ask(cases.right, case.question, case.arguments), []  # compiled now
-    while case.timed and (len(seconds) < 3 and sum(seconds) < 1):
+    if case.answer is not None:
+        return case.answer, None
+    answer, seconds = inside.ask(tasks.reference, case.question, case.arguments), []  # compiled now
+    for _ in range(3 if case.timed else 0):
         started = time.perf_counter()
         inside.unpack(inside.pack((case.question, case.arguments)))
-        inside.unpack(inside.pack(inside.ask(cases.right, case.question, case.arguments)))
+        inside.unpack(inside.pack(inside.ask(tasks.reference, case.question, case.arguments)))
         seconds.append(time.perf_counter() - started)
     return answer, min(seconds, default=None)
 
@@ -132,14 +133,8 @@ def for_all(submissions, work, at_once=AT_ONCE):
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary, ThreadPoolExecutor(at_once) as pool:
 
         def on_a_copy(name):
-            copy = Path(temporary, name)
-            try:
-                shutil.copytree(submissions[name], copy, ignore=left_out)
-            except OSError:  # what cannot be read is not there
-                copy.mkdir(exist_ok=True)
-            for path in (copy, *copy.rglob("*")):  # under bubblewrap it is read by somebody else
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            return work(name, copy)
+            copy_plain_files(submissions[name], Path(temporary, name))
+            return work(name, Path(temporary, name))
 
         for name, result in zip(submissions, pool.map(on_a_copy, submissions)):
             results[name], done = result, done + 1
@@ -147,17 +142,18 @@ def for_all(submissions, work, at_once=AT_ONCE):
     return results
 
 
-def left_out(folder, names):
-    """Return what is not copied of a submission: links, pipes, huge files, compiled code, what tools leave behind."""
-
-    def is_copied(path):
-        if path.is_symlink() or path.name in ("__pycache__", ".git", ".ipynb_checkpoints"):
-            return False
-        if path.is_file():
-            return path.suffix not in (".so", ".pyd", ".pyc") and path.stat().st_size <= LARGEST
-        return path.is_dir()
-
-    return [name for name in names if not is_copied(Path(folder, name))]
+def copy_plain_files(source, target):
+    """Copy a submission's files, so that all may read them, but no links, pipes, huge files and compiled code."""
+    for folder, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        copy = target / Path(folder).relative_to(source)
+        copy.mkdir()
+        copy.chmod(0o755)  # under bubblewrap it is read by somebody else
+        for path in (Path(folder, name) for name in names if not name.endswith((".so", ".pyd", ".pyc"))):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
+                with contextlib.suppress(OSError):  # what cannot be read is not there
+                    shutil.copyfile(path, copy / path.name)
+                    (copy / path.name).chmod(0o644)
 
 
 # The command line -----------------------------------------------------------------------------------------------------

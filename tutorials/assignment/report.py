@@ -3,9 +3,7 @@
 import ast
 import csv
 import io
-import keyword
 import statistics
-import tokenize
 from collections import Counter
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ from tutorials.assignment.sandbox import REFERENCE, one_line
 from tutorials.assignment.tasks import COMPULSORY, TASKS, TOTAL, VARIANTS
 
 SIGNS = {"right": "", "wrong": "", "too slow": "s", "not written": "-", "cannot be imported": "!"}  # of a task's state
-LENGTH = 16  # tokens that are compared at once
+LENGTH = 16  # nodes of a syntax tree that are compared at once
 FEWEST = 60  # such runs in a file that something is said of
 ALIKE = 0.5  # share of a file from which on the report names it
 
@@ -70,7 +68,7 @@ def most_alike(files):
 
     files: {name: runs_of(folder)}
     Returns {name: (share, whose, file)} of the file that is most like somebody else's: the share of its runs of LENGTH
-    tokens that the other has too; (0, "", "") of whoever has no file that is long enough.
+    nodes that the other has too; (0, "", "") of whoever has no file that is long enough.
     """
     others = {"the reference": runs_of(REFERENCE)} | files
     others = {name: set().union(*of.values()) for name, of in others.items()}
@@ -91,35 +89,30 @@ def runs_of(folder):
 
 
 def runs(path):
-    """Return all runs of LENGTH tokens in the bodies of a file's functions.
+    """Return all runs of LENGTH nodes of the syntax trees of a file's functions, their signatures apart.
 
-    Names are all one name but behind a dot, numbers one number, texts one text; comments, docstrings, the layout and
-    what stands outside functions, imports and signatures, do not count. So a renamed copy is a copy, and what was given
-    to everybody is none.
+    A node counts as its kind, such as a sum, a loop or a name, and what stands behind a dot as itself: so a renamed
+    copy is a copy. Comments, docstrings, the layout and what stands outside functions do not count: what was given to
+    everybody is no copy.
     """
     found = set()
     try:
         functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
         for function in functions:
             body = function.body[1:] if ast.get_docstring(function) else function.body
-            tokens = [normal for node in body for normal in normalised(ast.unparse(node))]
-            found |= {tuple(tokens[i : i + LENGTH]) for i in range(len(tokens) - LENGTH + 1)}
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
+            kinds = [kind for statement in body for kind in kinds_of(statement)]
+            found |= {tuple(kinds[i : i + LENGTH]) for i in range(len(kinds) - LENGTH + 1)}
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         pass  # it is said elsewhere that it cannot be imported
     return found
 
 
-def normalised(text):
-    """Yield the tokens of a statement, its own names all alike."""
-    before = ""
-    for kind, token, *_ in tokenize.generate_tokens(io.StringIO(text).readline):
-        if kind == tokenize.NAME and not keyword.iskeyword(token) and before != ".":
-            yield "name"
-        elif kind in (tokenize.NUMBER, tokenize.STRING):
-            yield tokenize.tok_name[kind]
-        elif kind in (tokenize.NAME, tokenize.OP):
-            yield token
-        before = token
+def kinds_of(node):
+    """Yield the kinds of the nodes of a syntax tree, depth first."""
+    yield getattr(node, "attr", type(node).__name__)
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr_context):  # whether a name is read or written
+            yield from kinds_of(child)
 
 
 # Each submission ------------------------------------------------------------------------------------------------------
@@ -152,7 +145,10 @@ def feedback(name, marks):
 
 def in_words(failures):
     """Return in one line the failures of which the same is said; "" for none."""
-    return ": ".join(filter(None, [first_of([f.sentence for f in failures]), failures[0].said])) if failures else ""
+    if not failures:
+        return ""
+    cases = first_of([failed.sentence for failed in failures])
+    return f"{cases}: {failures[0].said}" if failures[0].said else cases
 
 
 def first_of(sentences):
@@ -169,13 +165,14 @@ def table(rows, alike):
     lines = [f"{'':{width}} points  speed {heads}  most alike", f"{'of':>{width}} {TOTAL:>6}        {points}"]
     for name, marks in rows.items():
         cells = "".join(f"{cell(marks.get(task.number)):>7}" for task in columns)
-        speed = mean_speed(marks)
-        lines.append(f"{one_line(name):{width}} {total(marks):>6g} {speed:>6} {cells}  {likeness(name, alike)}")
+        share, other, file = alike[name]
+        like = f"{share:4.0%} of {one_line(file)}: {one_line(other)}" if share else ""
+        lines.append(f"{one_line(name):{width}} {total(marks):>6g} {mean_speed(marks):>6} {cells}  {like}")
     return [
         *lines, "",
         "! cannot be imported, - not written, s too slow",
         "speed: the reference's time over the submission's, geometric mean of the tasks that are right",
-        f"most alike: the share of a file's runs of {LENGTH} tokens that somebody else has too, names apart",
+        f"most alike: the share of a file's runs of {LENGTH} nodes of its syntax tree that somebody else has too",
     ]  # fmt: skip
 
 
@@ -190,12 +187,6 @@ def cell(mark):
         return ""
     sign = SIGNS[mark.state]
     return sign if sign in ("-", "!") and not mark.points else f"{mark.points:g}{sign}"
-
-
-def likeness(name, alike):
-    """Return in words how much of which file is like whose, "" where nothing was long enough."""
-    share, other, file = alike[name]
-    return f"{share:4.0%} of {one_line(file)}: {one_line(other)}" if share else ""
 
 
 def write_marks(rows, alike, how, folder):
@@ -269,7 +260,7 @@ def class_report(rows, alike):
 def hardest(rows):
     """Return what is wrong in the tasks that were handed in, what most submissions have wrong first.
 
-    Returns [((task, names), {sentence: what is said of the first})]; cases that the same submissions fail are one thing.
+    Returns [((task, names), {sentence: what is said of the first})]: cases that the same submissions fail are one.
     """
     failed, groups = {}, {}
     for name, marks in rows.items():

@@ -6,10 +6,10 @@
 
 Isolation is the operating system's work. Where bubblewrap is installed and may make a user space of its own, the
 process sees Python, NumPy, Numba, its own folder and what is given, all read-only, and nothing else: no home folder, no
-other submission; it has no network, sees no other process, and dies with its parent. Elsewhere it may do what you may do;
-level() says which of the two. Either way memory, files and time have limits, and what it prints is lost. Questions and
-answers are arrays and JSON through two pipes (inside.py): what comes back can be wrong, and can do nothing else. What
-may be imported is looked up in the text before (refuse): that isolates nothing, and says what is one's own work.
+other submission; it has no network, sees no other process, and dies with its parent. Elsewhere it may do what you may
+do; level() says which of the two. Either way memory, files and time have limits, and what it prints is lost. Questions
+and answers are JSON through two pipes (inside.py): what comes back can be wrong, and can do nothing else. What may be
+imported is looked up in the text before (refuse): that isolates nothing, and says what is one's own work.
 """
 
 import ast
@@ -28,7 +28,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tutorials.assignment.inside import LARGEST_ANSWER, pack, unpack
+from tutorials.assignment.inside import pack, unpack
 from tutorials.assignment.starter import given
 from tutorials.assignment.tasks import TASKS
 
@@ -38,6 +38,7 @@ REFERENCE = ROOT / "reference_numpy"
 NUMBERS = itertools.count()
 TEMPORARY = 64 << 20  # bytes of /tmp under bubblewrap, which is memory
 MEMORY = 4 << 30  # bytes of all processes of a submission together
+LARGEST_ANSWER = 256 << 20  # bytes
 LEVELS = {
     "bubblewrap": "each in bubblewrap",
     "missing": "each a plain process, since bubblewrap is not installed",
@@ -103,14 +104,13 @@ def imported(tree):
 
     What stands below if __name__ == "__main__" does not run here, and may import what it likes.
     """
-    for node in ast.iter_child_nodes(tree):
+    runs = [node for node in tree.body if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))]
+    for node in ast.walk(ast.Module(runs, type_ignores=[])):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], node.lineno
         elif isinstance(node, ast.ImportFrom):
             yield "" if node.level else node.module.split(".")[0], node.lineno
-        elif not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
-            yield from imported(node)
 
 
 # What is given to a submission ----------------------------------------------------------------------------------------
@@ -233,11 +233,9 @@ class Sandbox(contextlib.AbstractContextManager):
     """
 
     def __init__(self, folder, package=False, seconds=10, at_all=120, torch=False):
-        self.folder, self.seconds, self.left, self.process = Path(folder).resolve(), seconds, at_all, None
-        name = self.folder.name
-        taken = not name.isidentifier() or importlib.util.find_spec(name)
-        self.about = {"package": package and ("submission" if taken else name), "torch": torch, "root": str(ROOT)}
-        self.given = None
+        self.folder, self.package, self.torch = Path(folder).resolve(), package, torch
+        self.seconds, self.left = seconds, at_all
+        self.given = self.process = None
 
     def __exit__(self, *_):
         self.end()
@@ -250,10 +248,11 @@ class Sandbox(contextlib.AbstractContextManager):
     def start(self):
         """Start the process and wait until it is ready."""
         isolated = level() == "bubblewrap"
-        wrapper = wrapped(self.folder, self.given, self.about["torch"]) if isolated else []
+        wrapper = wrapped(self.folder, self.given, self.torch) if isolated else []
         places = ("/tmp/submission", "/tmp/given", "/tmp") if isolated else (self.folder, self.given, self.folder)
         folder, given, writable = map(str, places)
-        about = self.about | {"folder": folder, "given": given, "processes": isolated}
+        about = {"folder": folder, "given": given, "root": str(ROOT), "processes": isolated}
+        about |= {"package": self.package, "torch": self.torch}
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         program = [sys.executable, "-I", "-B", f"{given}/inside.py", str(theirs_in), str(theirs_out), json.dumps(about)]
@@ -305,15 +304,15 @@ class Sandbox(contextlib.AbstractContextManager):
 
     def watch(self, seconds, done, why):
         """Kill the process when its time is up or its memory too large, unless done is set; why: gets the reason."""
-        most, end = MEMORY * (8 if self.about["torch"] else 1), time.monotonic() + seconds
-        while not done.wait(min(0.1, max(0.01, end - time.monotonic()))):
+        most, end = MEMORY * (8 if self.torch else 1), time.monotonic() + seconds
+        while not done.wait(0.05):
             if time.monotonic() >= end:
                 why[:] = f"it took more than {seconds:.0f} s", "too slow"
             elif memory(self.process.pid) > most:
                 why[:] = [f"it took more than {most >> 30} GB of memory"]
             if why:
-                return self.kill()
-        return None
+                self.kill()
+                break
 
     def ask(self, question, arguments):
         """Put a question; return the answer and the seconds it took. Raises Failure."""
@@ -343,7 +342,7 @@ class Sandbox(contextlib.AbstractContextManager):
         if not (self.folder / f"{module}.py").is_file():
             return Failure(f"there is no {module}.py", "not written")
         try:
-            self.ask("import", (module,))
+            self.ask("load", (module,))
         except Failure as failure:
             kind = "too slow" if self.left <= 0 else "cannot be imported"
             return Failure(str(failure).removeprefix("it raised ImportError: "), kind)

@@ -27,12 +27,7 @@ def draw_trials():
     _, _, test = koch.split(drawings)
     drawn = {"lake": koch.lake_trials()} if data == "omniglot" else {}
     drawn["within"] = koch.one_shot_trials(test, None, N_FRESH, torch.Generator().manual_seed(koch.TRIALS_SEED))
-    for key, trials in drawn.items():
-        places = torch.cat([trials.test[:, None], trials.support], 1)
-        used, where = places.unique(return_inverse=True)  # only the images that the trials need are sent
-        tensors = trials.images[used], where[:, 0], where[:, 1:], trials.answers
-        drawn[key] = Trials(*(tensor.numpy() for tensor in tensors))
-    return drawn
+    return {key: Trials(*(tensor.numpy() for tensor in trials[:4])) for key, trials in drawn.items()}
 
 
 def score(folder, name, trials):

@@ -75,7 +75,8 @@ TOTAL = sum(task.points for task in COMPULSORY)
 class Case(NamedTuple):
     """Hold a question of a task: a sentence that says what must hold, how it is asked and with what.
 
-    judge: (answer) -> "" or what is wrong with it; None: compare with the reference's answer
+    judge: (answer) -> "" or what is wrong with it; None: compare with the right answer
+    answer: the right one; None: the reference's
     timed: its time is the task's speed
     """
 
@@ -83,6 +84,7 @@ class Case(NamedTuple):
     question: str
     arguments: tuple
     judge: object = None
+    answer: object = None
     timed: bool = False
 
     @property
@@ -105,7 +107,8 @@ class Case(NamedTuple):
         gradients = [f"d{name}" for name in self.inputs if name != "dout"]
         arrays = [name for name, part in self.inputs.items() if isinstance(part, np.ndarray)]
         names = {
-            "both_ways": ["out", *gradients], "backwards": gradients, "left_alone": [*arrays, "out"],
+            "forwards": ["out"], "both_ways": ["out", *gradients], "backwards": gradients,
+            "left_alone": [*arrays, "out"],
         }  # fmt: skip
         return names.get(self.question, [])
 
@@ -200,8 +203,6 @@ def verdict(case, answer, wanted):
 
 def compared(case, answer, wanted):
     """Return "" if the answer is the reference's, else what is wrong with which part of it."""
-    if case.question == "forwards":
-        return wrong(answer, wanted, "out")
     if case.names and isinstance(answer, (tuple, list)) and len(answer) == len(wanted):
         return next(filter(None, map(wrong, answer, wanted, case.names)), "")
     return wrong(answer, wanted)
