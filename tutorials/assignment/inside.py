@@ -37,52 +37,44 @@ class Seed(NamedTuple):
     seed: int
 
 
+RECORDS = {"Seed": Seed}  # and where a submission runs Drawings and Trials of given.py
+
+
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
 def pack(thing):
-    """Turn nested tuples, lists, dicts, arrays and numbers into bytes, which are JSON. Raises TypeError for all else.
-
-    An array is sent as its dtype, its shape and its bytes, a NamedTuple as its class's name and its parts.
-    """
-
-    def plain(part):
-        if isinstance(part, (np.ndarray, np.generic)):
-            if part.dtype.kind not in NUMBERS:
-                raise TypeError(f"an array of {part.dtype}")
-            return ["array", part.dtype.str, part.shape, base64.b64encode(part.tobytes()).decode()]
-        if isinstance(part, (tuple, list)):
-            return [type(part).__name__, *map(plain, part)]
-        if isinstance(part, dict):
-            return ["dict", *([str(key), plain(value)] for key, value in part.items())]
-        if part is None or isinstance(part, (bool, int, float, str)):
-            return part
-        raise TypeError(f"a {type(part).__name__}")
-
-    return json.dumps(plain(thing)).encode()
+    """Turn nested tuples, lists, dicts, arrays and numbers into bytes, which are JSON. Raises TypeError for all else."""
+    return json.dumps(thing, default=as_dict).encode()
 
 
-def unpack(message, *classes):
-    """Return what was packed, NamedTuples as tuples unless they are of the classes.
+def pack_question(question, arguments):
+    """Turn a question into bytes; an argument may be a Seed, Drawings or Trials."""
+    plain = [{"record": type(a).__name__, "parts": a} if hasattr(a, "_fields") else a for a in arguments]
+    return pack((question, plain))
 
-    Raises ValueError, or another error, for bytes that are no message.
-    """
-    known = {record.__name__: record for record in classes}
 
-    def whole(part):
-        if not isinstance(part, list):
-            return part
-        kind, *parts = part
-        if kind == "array":
-            dtype, shape, text = parts
-            if np.dtype(dtype).kind not in NUMBERS:
-                raise ValueError(f"an array of {dtype}")
-            return np.frombuffer(base64.b64decode(text), dtype).reshape(shape).copy()
-        if kind == "dict":
-            return {key: whole(value) for key, value in parts}
-        return known[kind](*map(whole, parts)) if kind in known else tuple(map(whole, parts))
+def unpack(message):
+    """Return what was packed, tuples as lists. Raises ValueError, or another error, for bytes that are no message."""
+    return json.loads(message, object_hook=from_dict)
 
-    return whole(json.loads(message))
+
+def as_dict(thing):
+    """Return what stands for an array in JSON."""
+    if isinstance(thing, (np.ndarray, np.generic)) and thing.dtype.kind in NUMBERS:
+        return {"dtype": thing.dtype.str, "shape": thing.shape, "bytes": base64.b64encode(thing.tobytes()).decode()}
+    raise TypeError(f"a {type(thing).__name__} cannot be sent")
+
+
+def from_dict(thing):
+    """Return the array or the record that a dict stands for, another dict as it is."""
+    if "record" in thing:
+        return RECORDS[thing["record"]](*thing["parts"])
+    if "dtype" not in thing:
+        return thing
+    if np.dtype(thing["dtype"]).kind not in NUMBERS:
+        raise ValueError(f"an array of {thing['dtype']}")
+    return np.frombuffer(base64.b64decode(thing["bytes"]), thing["dtype"]).reshape(thing["shape"]).copy()
 
 
 # Questions: find(name "module.function") -> the function --------------------------------------------------------------
@@ -290,16 +282,15 @@ def limit(torch, processes):
 def serve(read, write, about):
     """Answer questions until there are no more; the submission's own code runs here."""
     questions, answers = Connection(int(read), writable=False), Connection(int(write), readable=False)
-    about, classes = json.loads(about), [Seed]
+    about = json.loads(about)
     sys.path.insert(0, about["folder"])
     if about["torch"]:
         sys.path.append(about["root"])
     else:
-        given = tempfile.mkdtemp()  # where Numba may write beside the loops that are compiled already
-        shutil.copytree(about["given"], given, dirs_exist_ok=True)
-        sys.path.insert(0, given)
-        records = importlib.import_module("given")
-        classes += [records.Drawings, records.Trials]
+        sys.path.insert(0, tempfile.mkdtemp())  # where Numba may write beside the loops that are compiled already
+        shutil.copytree(about["given"], sys.path[0], dirs_exist_ok=True)
+        given = importlib.import_module("given")
+        RECORDS.update(Drawings=given.Drawings, Trials=given.Trials)
         importlib.import_module("numba").set_num_threads(1)
         sys.modules["torch"] = sys.modules["koch"] = None  # an import of them is an ImportError
     find = Submission(about["folder"], about["package"])
@@ -308,7 +299,7 @@ def serve(read, write, about):
     answers.send_bytes(pack("ready"))
     while True:
         try:
-            question, arguments = unpack(questions.recv_bytes(), *classes)
+            question, arguments = unpack(questions.recv_bytes())
         except EOFError:
             return
         try:

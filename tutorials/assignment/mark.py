@@ -54,7 +54,7 @@ def reference_answer(case):
     answer, seconds = inside.ask(tasks.reference, case.question, case.arguments), []  # compiled now
     for _ in range(3 if case.timed else 0):
         started = time.perf_counter()
-        inside.unpack(inside.pack((case.question, case.arguments)))
+        inside.unpack(inside.pack(case.arguments))
         inside.unpack(inside.pack(inside.ask(tasks.reference, case.question, case.arguments)))
         seconds.append(time.perf_counter() - started)
     return answer, min(seconds, default=None)

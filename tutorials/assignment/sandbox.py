@@ -28,7 +28,7 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tutorials.assignment.inside import pack, unpack
+from tutorials.assignment.inside import pack_question, unpack
 from tutorials.assignment.starter import given
 from tutorials.assignment.tasks import TASKS
 
@@ -320,7 +320,7 @@ class Sandbox(contextlib.AbstractContextManager):
             raise Failure("its time is up: earlier tasks have used it", "too slow", lost=True)
         if not self.process:
             self.start()
-        message = pack((question, arguments))
+        message = pack_question(question, arguments)
         started = time.perf_counter()
         try:
             answer = self.talk(message, min(self.seconds, max(1, self.left)))
