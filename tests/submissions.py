@@ -3,6 +3,7 @@
     python tests/submissions.py FOLDER    write thirty made-up submissions, a course's worth, into a new folder
 """
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 
 from hostile import HOSTILE  # noqa: E402
 
-from tutorials.assignment import sandbox  # noqa: E402
 from tutorials.assignment.tasks import TASKS  # noqa: E402
 
 STARTER = ROOT / "tutorials" / "assignment" / "starter"
@@ -35,8 +35,31 @@ END = {  # NumPy's product, and one rung of the ladder, so that less is compiled
 def solution(module):
     """Return the reference's functions for a module's tasks as a student would hand them in."""
     asked = {name for task in TASKS if task.module == module for name in task.functions}
-    text = sandbox.cut(ROOT / "reference_numpy" / f"{module}.py", asked)
+    text = cut(ROOT / "reference_numpy" / f"{module}.py", asked)
     return BEGINNING.get(module, "") + re.sub(r"^from \..*\n", "", text, flags=re.MULTILINE) + END.get(module, "")
+
+
+def cut(path, names):
+    """Return the text of a module's statements that names need, directly or not, as it stands there."""
+    text, before = path.read_text(), None
+    body, lines = ast.parse(text).body, text.splitlines()
+    while names != before:
+        before = names
+        for node in (node for node in body if defined(node) & names):
+            names = names | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | defined(node)
+    kept = [node for node in body if defined(node) & names]
+    first = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))]) for node in kept]
+    return "\n\n".join("\n".join(lines[a - 1 : node.end_lineno]) for a, node in zip(first, kept)) + "\n"
+
+
+def defined(node):
+    """Return the names that a statement of a module defines or changes."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return {alias.asname or alias.name for alias in node.names}
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    targets = [n for target in getattr(node, "targets", ()) for n in ast.walk(target)]
+    return {n.id for n in targets if isinstance(n, ast.Name)}
 
 
 def write(folder, **texts):

@@ -6,23 +6,23 @@ Nothing here is trusted by the marker, since the submission may change it. It im
 given.py (sandbox.py), so that no answer of the reference's is where the submission is.
 """
 
+import base64
 import contextlib
+import copy
 import importlib
-import io
 import json
 import shutil
 import sys
 import tempfile
 import threading
 import types
-import zipfile
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-LARGEST_ANSWER = 256 << 20  # bytes
+NUMBERS = "biuf"  # the kinds of arrays that are sent: bool, integers, floats
 LIMITS = {"AS": 2 << 30, "FSIZE": 8 << 20, "CORE": 0, "CPU": 600, "NOFILE": 32}  # bytes, seconds, files
 PROCESSES = 12  # and threads, of a submission under bubblewrap: Numba has two
 
@@ -37,58 +37,44 @@ class Seed(NamedTuple):
     seed: int
 
 
+RECORDS = {"Seed": Seed}  # and where a submission runs Drawings and Trials of given.py
+
+
 # Messages -------------------------------------------------------------------------------------------------------------
 
 
 def pack(thing):
-    """Turn nested tuples, lists, dicts, arrays and numbers into bytes. Raises TypeError for all else.
-
-    A NamedTuple is sent as its class's name and its parts.
-    """
-    arrays = {}
-
-    def plain(part):
-        if isinstance(part, (np.ndarray, np.generic)):
-            if part.dtype.kind not in "biuf":
-                raise TypeError(f"an array of {part.dtype}")
-            arrays[f"a{len(arrays)}"] = np.asarray(part)
-            return ["array", f"a{len(arrays) - 1}"]
-        if isinstance(part, (tuple, list)):
-            return [type(part).__name__, *map(plain, part)]
-        if isinstance(part, dict):
-            return ["dict", *([str(key), plain(value)] for key, value in part.items())]
-        if part is None or isinstance(part, (bool, int, float, str)):
-            return part
-        raise TypeError(f"a {type(part).__name__}")
-
-    tree, buffer = json.dumps(plain(thing)), io.BytesIO()
-    np.savez(buffer, tree=np.frombuffer(tree.encode(), np.uint8), **arrays)
-    return buffer.getvalue()
+    """Turn nested tuples, lists, dicts, arrays and numbers into bytes, which are JSON. Raises TypeError for all else."""
+    return json.dumps(thing, default=as_dict).encode()
 
 
-def unpack(message, *classes):
-    """Return what was packed, NamedTuples as tuples unless they are of the classes.
+def pack_question(question, arguments):
+    """Turn a question into bytes; an argument may be a Seed, Drawings or Trials."""
+    plain = [{"record": type(a).__name__, "parts": a} if hasattr(a, "_fields") else a for a in arguments]
+    return pack((question, plain))
 
-    Raises ValueError, or another error, for bytes that are no message; nothing is a pickle.
-    """
-    with zipfile.ZipFile(io.BytesIO(message)) as archive:
-        if sum(part.file_size for part in archive.infolist()) > LARGEST_ANSWER:
-            raise ValueError("it would unpack to more than an answer may have")
-    with np.load(io.BytesIO(message), allow_pickle=False) as kept:
-        arrays = {name: kept[name] for name in kept.files}
-    known = {record.__name__: record for record in classes}
 
-    def whole(part):
-        if not isinstance(part, list):
-            return part
-        kind, *parts = part
-        if kind == "array":
-            return arrays[parts[0]]
-        if kind == "dict":
-            return {key: whole(value) for key, value in parts}
-        return known[kind](*map(whole, parts)) if kind in known else tuple(map(whole, parts))
+def unpack(message):
+    """Return what was packed, tuples as lists. Raises ValueError, or another error, for bytes that are no message."""
+    return json.loads(message, object_hook=from_dict)
 
-    return whole(json.loads(arrays["tree"].tobytes()))
+
+def as_dict(thing):
+    """Return what stands for an array in JSON."""
+    if isinstance(thing, (np.ndarray, np.generic)) and thing.dtype.kind in NUMBERS:
+        return {"dtype": thing.dtype.str, "shape": thing.shape, "bytes": base64.b64encode(thing.tobytes()).decode()}
+    raise TypeError(f"a {type(thing).__name__} cannot be sent")
+
+
+def from_dict(thing):
+    """Return the array or the record that a dict stands for, another dict as it is."""
+    if "record" in thing:
+        return RECORDS[thing["record"]](*thing["parts"])
+    if "dtype" not in thing:
+        return thing
+    if np.dtype(thing["dtype"]).kind not in NUMBERS:
+        raise ValueError(f"an array of {thing['dtype']}")
+    return np.frombuffer(base64.b64decode(thing["bytes"]), thing["dtype"]).reshape(thing["shape"]).copy()
 
 
 # Questions: find(name "module.function") -> the function --------------------------------------------------------------
@@ -96,47 +82,50 @@ def unpack(message, *classes):
 
 def call(find, name, *arguments):
     """Return what a function returns."""
-    return find(name)(*fresh(arguments))
+    return find(name)(*arguments)
+
+
+def load(find, module):
+    """Import a module of a submission."""
+    find.load(module)
 
 
 def forwards(find, layer, *arguments):
-    """Return a layer's out."""
-    return find(f"{layer}_forward")(*fresh(arguments))[0]
+    """Return a layer's out, a tuple of one."""
+    return find(f"{layer}_forward")(*arguments)[:1]
 
 
 def both_ways(find, layer, dout, *arguments):
     """Return a layer's out and its gradients, a tuple; an overflow or an invalid operation on the way is an error."""
     with np.errstate(over="raise", invalid="raise"):
-        out, cache = find(f"{layer}_forward")(*fresh(arguments))
-        gradients = find(f"{layer}_backward")(*fresh((dout,)), cache)
-    return out, *(gradients if isinstance(gradients, tuple) else (gradients,))
+        out, cache = find(f"{layer}_forward")(*arguments)
+        gradients = find(f"{layer}_backward")(dout, cache)
+    return out, *as_tuple(gradients)
 
 
 def backwards(find, layer, dout, *arguments):
     """Return a layer's gradients, a tuple."""
-    backward, forward = find(f"{layer}_backward"), find(f"{layer}_forward")
-    try:
-        cache = forward(*fresh(arguments))[1]
-    except NotImplementedError as error:
-        raise NotImplementedError(f"it goes on with what {layer}_forward kept, and that is missing ({error})") from None
-    gradients = backward(*fresh((dout,)), cache)
-    return gradients if isinstance(gradients, tuple) else (gradients,)
+    return both_ways(find, layer, dout, *arguments)[1:]
 
 
 def twice(find, layer, dout1, arguments1, dout2, arguments2):
-    """Return the gradients of two calls, both forwards before both backwards: as the twins do."""
+    """Return the gradients of two calls, a tuple each, both forwards before both backwards: as the twins do."""
     forward, backward = find(f"{layer}_forward"), find(f"{layer}_backward")
-    cache1, cache2 = forward(*fresh(arguments1))[1], forward(*fresh(arguments2))[1]
-    return backward(*fresh((dout1,)), cache1), backward(*fresh((dout2,)), cache2)
+    cache1, cache2 = forward(*arguments1)[1], forward(*arguments2)[1]
+    return as_tuple(backward(dout1, cache1)), as_tuple(backward(dout2, cache2))
+
+
+def as_tuple(gradients):
+    """Return the gradients of a backward pass as a tuple, where it may be one array alone."""
+    return gradients if isinstance(gradients, tuple) else (gradients,)
 
 
 def left_alone(find, layer, dout, *arguments):
     """Return a layer's inputs and dout as they are after it ran both ways, and then its out."""
-    dout, *arguments = given = fresh((dout, *arguments))
     out, cache = find(f"{layer}_forward")(*arguments)
     out = np.array(out)
     find(f"{layer}_backward")(dout, cache)
-    return *(a for a in given if isinstance(a, np.ndarray)), out
+    return *(a for a in (dout, *arguments) if isinstance(a, np.ndarray)), out
 
 
 def threads(find, name, *arguments):
@@ -145,9 +134,9 @@ def threads(find, name, *arguments):
 
     function, most = find(name), numba.get_num_threads()
     numba.set_num_threads(1)
-    one = function(*fresh(arguments))
+    one = function(*copy.deepcopy(arguments))
     numba.set_num_threads(min(2, numba.config.NUMBA_NUM_THREADS))
-    equal = all(np.array_equal(one, function(*fresh(arguments))) for _ in range(20))
+    equal = all(np.array_equal(one, function(*copy.deepcopy(arguments))) for _ in range(20))
     numba.set_num_threads(most)
     return one if equal else "something else on two threads"
 
@@ -158,23 +147,6 @@ def steps(find, parameters, gradients, *settings):
     for setting in settings:
         parameters, velocity = find("learning.sgd")(parameters, gradients, velocity, *setting)
     return parameters, velocity
-
-
-def twins(find, parameters, x1, x2, dlogits, training):
-    """Return a net's logits and all its gradients."""
-    logits, cache = find("network.siamese_forward")(parameters, *fresh((x1, x2)), training)
-    return logits, find("network.siamese_backward")(dlogits.copy(), cache)
-
-
-def logits_of(find, parameters, x1, x2):
-    """Return a net's logits."""
-    return find("network.siamese_forward")(parameters, *fresh((x1, x2)))[0]
-
-
-def one_twin(find, parameters, x, dh, training):
-    """Return a twin's features and all its gradients."""
-    h, cache = find("network.features_forward")(parameters, x.copy(), training)
-    return h, find("network.features_backward")(dh.copy(), cache)
 
 
 def answers(find, scorer, trials):
@@ -190,25 +162,7 @@ def answers(find, scorer, trials):
     return find("data.one_shot_answers")(features, logit, trials)
 
 
-QUESTIONS = {
-    "call": call, "forwards": forwards, "both_ways": both_ways, "backwards": backwards, "twice": twice,
-    "left_alone": left_alone, "threads": threads, "steps": steps, "twins": twins, "logits_of": logits_of,
-    "one_twin": one_twin, "answers": answers,
-}  # fmt: skip
-
-
-def fresh(arguments):
-    """Copy the arrays among arguments: nobody's answer depends on what another did to them."""
-    return tuple(a.copy() if isinstance(a, np.ndarray) else a for a in arguments)
-
-
-def ask(find, question, arguments):
-    """Put a question to functions and return their answer."""
-    arguments = (np.random.default_rng(a.seed) if isinstance(a, Seed) else a for a in arguments)
-    return QUESTIONS[question](find, *arguments)
-
-
-# Own nets (score.py): they may import torch and koch ------------------------------------------------------------------
+# Two questions of own nets (score.py), which may import torch and koch:
 
 
 def load_net(find, name):
@@ -238,7 +192,7 @@ def net_answers(find, images, test, support):
     from reference_numpy.data import Trials, one_shot_answers
 
     def features(drawings):
-        return np.asarray(find.net.features(koch.to_input(torch.as_tensor(drawings), find.net.size)))
+        return koch.image_features(find.net, torch.as_tensor(drawings)).numpy()
 
     def logit(h1, h2):
         return np.asarray(find.net.logit(torch.as_tensor(h1), torch.as_tensor(h2)))
@@ -247,7 +201,19 @@ def net_answers(find, images, test, support):
         return one_shot_answers(features, logit, Trials(images, test, support, None))  # the right answers are not here
 
 
-QUESTIONS |= {"load_net": load_net, "net_answers": net_answers}
+QUESTIONS = {
+    question.__name__: question
+    for question in (
+        load, call, forwards, both_ways, backwards, twice, left_alone, threads, steps, answers, load_net, net_answers,
+    )
+}  # fmt: skip
+
+
+def ask(find, question, arguments):
+    """Put a question to functions, on copies of its arguments, and return their answer."""
+    arguments = [np.random.default_rng(a.seed) if isinstance(a, Seed) else copy.deepcopy(a) for a in arguments]
+    return QUESTIONS[question](find, *arguments)
+
 
 # The submission -------------------------------------------------------------------------------------------------------
 
@@ -255,19 +221,19 @@ QUESTIONS |= {"load_net": load_net, "net_answers": net_answers}
 class Submission:
     """Find the functions of a submission's modules.
 
-    package: the name of the package that the folder is, where its files import each other as from .layers; else ""
+    is_package: its files import each other as from .layers; the package is called submission then
     """
 
-    def __init__(self, folder, package):
-        self.folder, self.package = Path(folder), package
-        if package:
-            sys.modules[package] = types.ModuleType(package)
-            sys.modules[package].__path__ = [folder]
-            sys.modules[f"{package}.given"] = sys.modules[package].given = sys.modules["given"]
+    def __init__(self, folder, is_package):
+        self.folder, self.prefix = Path(folder), "submission." if is_package else ""
+        if is_package:
+            package = sys.modules["submission"] = types.ModuleType("submission")
+            package.__path__ = [folder]
+            package.given = sys.modules["submission.given"] = sys.modules["given"]
 
     def load(self, module):
         """Import and return a module."""
-        return importlib.import_module(f"{self.package}.{module}" if self.package else module)
+        return importlib.import_module(self.prefix + module)
 
     def __call__(self, name):
         module, function = name.split(".")
@@ -316,16 +282,15 @@ def limit(torch, processes):
 def serve(read, write, about):
     """Answer questions until there are no more; the submission's own code runs here."""
     questions, answers = Connection(int(read), writable=False), Connection(int(write), readable=False)
-    about, classes = json.loads(about), [Seed]
+    about = json.loads(about)
     sys.path.insert(0, about["folder"])
     if about["torch"]:
         sys.path.append(about["root"])
     else:
-        given = tempfile.mkdtemp()  # where Numba may write beside the loops that are compiled already
-        shutil.copytree(about["given"], given, dirs_exist_ok=True)
-        sys.path.insert(0, given)
-        records = importlib.import_module("given")
-        classes += [records.Drawings, records.Trials]
+        sys.path.insert(0, tempfile.mkdtemp())  # where Numba may write beside the loops that are compiled already
+        shutil.copytree(about["given"], sys.path[0], dirs_exist_ok=True)
+        given = importlib.import_module("given")
+        RECORDS.update(Drawings=given.Drawings, Trials=given.Trials)
         importlib.import_module("numba").set_num_threads(1)
         sys.modules["torch"] = sys.modules["koch"] = None  # an import of them is an ImportError
     find = Submission(about["folder"], about["package"])
@@ -334,12 +299,11 @@ def serve(read, write, about):
     answers.send_bytes(pack("ready"))
     while True:
         try:
-            question, arguments = unpack(questions.recv_bytes(), *classes)
+            question, arguments = unpack(questions.recv_bytes())
         except EOFError:
             return
         try:
-            answer = find.load(*arguments) and None if question == "import" else ask(find, question, arguments)
-            answer = pack({"answer": answer})
+            answer = pack({"answer": ask(find, question, arguments)})
         except BaseException as error:  # whatever a submission raises, SystemExit too
             answer = pack(dict(zip(("kind", "error"), problem(error))))
         answers.send_bytes(answer)

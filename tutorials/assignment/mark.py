@@ -9,6 +9,7 @@ Each submission runs in a process of its own (sandbox.py), on a copy; nothing of
 to the terminal; marks.csv, marks.png, the class report and a feedback file for each student go to runs/marks/.
 """
 
+import contextlib
 import functools
 import os
 import shutil
@@ -26,9 +27,9 @@ from reference_numpy.data import UserError  # noqa: E402
 from tutorials import common  # noqa: E402
 from tutorials.assignment import cases, inside, report, score, tasks  # noqa: E402
 from tutorials.assignment.report import Failed, Mark  # noqa: E402
-from tutorials.assignment.sandbox import LEVELS, Failure, Sandbox, hand_out, level, one_line  # noqa: E402
-from tutorials.assignment.sandbox import refuse, stages  # noqa: E402
-from tutorials.assignment.tasks import COMPULSORY, MODULES, TASKS  # noqa: E402
+from tutorials.assignment.sandbox import LEVELS, STAGES, Failure, Sandbox, hand_out, level, one_line  # noqa: E402
+from tutorials.assignment.sandbox import refuse  # noqa: E402
+from tutorials.assignment.tasks import TASKS  # noqa: E402
 
 AT_ONCE = max(1, min(8, os.cpu_count() or 1))  # submissions
 LARGEST = 1 << 30  # bytes of a file that is copied
@@ -48,41 +49,34 @@ def prepare(seed, numbers):
 
 def reference_answer(case):
     """Return the right answer to a case, and the seconds that it takes, messages included, if the case is timed."""
-    if case.judge and not case.timed:
-        return None, None
-    answer, seconds = inside.ask(cases.right, case.question, case.arguments), []  # compiled now
-    while case.timed and (len(seconds) < 3 and sum(seconds) < 1):
+    if case.answer is not None:
+        return case.answer, None
+    answer, seconds = inside.ask(tasks.reference, case.question, case.arguments), []  # compiled now
+    for _ in range(3 if case.timed else 0):
         started = time.perf_counter()
-        inside.unpack(inside.pack((case.question, case.arguments)))
-        inside.unpack(inside.pack(inside.ask(cases.right, case.question, case.arguments)))
+        inside.unpack(inside.pack(case.arguments))
+        inside.unpack(inside.pack(inside.ask(tasks.reference, case.question, case.arguments)))
         seconds.append(time.perf_counter() - started)
     return answer, min(seconds, default=None)
 
 
 def mark(folder, prepared, given, seconds=10, check=True):
-    """Mark a submission. Returns {task number: Mark}; an open variant that is not handed in has none.
+    """Mark a submission. Returns {task number: Mark}; an open variant that is not written has none.
 
-    folder: a copy, which is changed; prepared: from prepare; given: {usable modules: folder of hand_out}
+    folder: a copy, which is changed; prepared: from prepare; given: folder of hand_out
     seconds: for an answer; check: look at the imports before
     """
-    handed_in = [task for task in TASKS if task.number in prepared and (task in COMPULSORY or written(folder, task))]
     marks = {}
     with Sandbox(folder, check and refuse(folder), seconds) as sandbox:
-        for usable, modules in stages().items():
-            sandbox.hand(given[usable])
+        for stage, (modules, _) in STAGES.items():
+            sandbox.hand(given / stage)
             for module in modules:
                 why = sandbox.load(module)
-                for task in (task for task in handed_in if task.module == module):
+                for task in (task for task in TASKS if task.module == module and task.number in prepared):
                     asked = prepared[task.number]
                     marks[task.number] = unmarked(asked, module, why) if why else mark_task(sandbox, task, asked)
-    return {task.number: marks[task.number] for task in handed_in}
-
-
-def written(folder, task):
-    """Say whether a submission has an open variant at all, as far as its text shows."""
-    path = Path(folder) / f"{task.module}.py"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    return all(f"def {name}(" in text for name in task.functions) and f"Variant {task.number}:" not in text
+    there = [task.number for task in TASKS if task.number in marks]
+    return {n: marks[n] for n in there if n.isdigit() or marks[n].state != "not written"}
 
 
 def unmarked(asked, module, why):
@@ -121,11 +115,12 @@ def find_submissions(folder):
         raise UserError("submissions are marked on Linux, macOS or Windows' Subsystem for Linux, which can limit them")
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}; name the one with a folder for each submission")
-    if any((folder / f"{module}.py").is_file() for module in MODULES):
+    modules = list(dict.fromkeys(task.module for task in TASKS))
+    if any((folder / f"{module}.py").is_file() for module in modules):
         return {folder.resolve().name: folder}
     found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] not in "._"}
     if not found:
-        raise UserError(f"{folder} has no folders; each submission is a folder with {', '.join(MODULES[:-1])}.py")
+        raise UserError(f"{folder} has no folders; each submission is a folder with {', '.join(modules[:-1])}.py")
     return found
 
 
@@ -138,14 +133,8 @@ def for_all(submissions, work, at_once=AT_ONCE):
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary, ThreadPoolExecutor(at_once) as pool:
 
         def on_a_copy(name):
-            copy = Path(temporary, name)
-            try:
-                shutil.copytree(submissions[name], copy, ignore=left_out)
-            except OSError:  # what cannot be read is not there
-                copy.mkdir(exist_ok=True)
-            for path in (copy, *copy.rglob("*")):  # under bubblewrap it is read by somebody else
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            return work(name, copy)
+            copy_plain_files(submissions[name], Path(temporary, name))
+            return work(name, Path(temporary, name))
 
         for name, result in zip(submissions, pool.map(on_a_copy, submissions)):
             results[name], done = result, done + 1
@@ -153,13 +142,18 @@ def for_all(submissions, work, at_once=AT_ONCE):
     return results
 
 
-def left_out(folder, names):
-    """Return what is not copied of a submission: links, pipes, huge files, compiled code, what tools leave behind."""
-    paths = {name: Path(folder, name) for name in names}
-    plain = {n for n, p in paths.items() if not p.is_symlink() and (p.is_dir() or p.is_file())}
-    large = {n for n in plain if paths[n].is_file() and paths[n].stat().st_size > LARGEST}
-    compiled = {n for n in plain if paths[n].suffix in (".so", ".pyd", ".pyc")}
-    return set(names) - plain | large | compiled | {"__pycache__", ".git", ".ipynb_checkpoints"} & set(names)
+def copy_plain_files(source, target):
+    """Copy a submission's files, so that all may read them, but no links, pipes, huge files and compiled code."""
+    for folder, folders, names in os.walk(source):
+        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+        copy = target / Path(folder).relative_to(source)
+        copy.mkdir()
+        copy.chmod(0o755)  # under bubblewrap it is read by somebody else
+        for path in (Path(folder, name) for name in names if not name.endswith((".so", ".pyd", ".pyc"))):
+            if path.is_file() and not path.is_symlink() and path.stat().st_size <= LARGEST:
+                with contextlib.suppress(OSError):  # what cannot be read is not there
+                    shutil.copyfile(path, copy / path.name)
+                    (copy / path.name).chmod(0o644)
 
 
 # The command line -----------------------------------------------------------------------------------------------------
@@ -171,15 +165,12 @@ def mark_folder(folder, seed, seconds, at_once, out):
     out = out or common.new_folder("marks")
     how = LEVELS[level()]
     print(f"{len(submissions)} submission(s), {how}; inputs drawn with seed {seed}", flush=True)
-    numbers = [t.number for t in TASKS if t in COMPULSORY or any(written(path, t) for path in submissions.values())]
-    prepared = prepare(seed, numbers)
+    prepared = prepare(seed, [task.number for task in TASKS])
     with tempfile.TemporaryDirectory(prefix="marking-") as temporary:
-        given = {usable: Path(temporary, "-".join(usable) or "alone") for usable in stages()}
-        for usable, path in given.items():
-            hand_out(usable, path)
+        hand_out(Path(temporary))
 
         def work(name, copy):
-            return report.runs_of(copy), mark(copy, prepared, given, seconds)
+            return report.runs_of(copy), mark(copy, prepared, Path(temporary), seconds)
 
         found = for_all(submissions, work, at_once)
     rows = {name: marks for name, (_, marks) in found.items()}

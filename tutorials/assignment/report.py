@@ -3,9 +3,7 @@
 import ast
 import csv
 import io
-import keyword
-import math
-import tokenize
+import statistics
 from collections import Counter
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ from tutorials.assignment.sandbox import REFERENCE, one_line
 from tutorials.assignment.tasks import COMPULSORY, TASKS, TOTAL, VARIANTS
 
 SIGNS = {"right": "", "wrong": "", "too slow": "s", "not written": "-", "cannot be imported": "!"}  # of a task's state
-LENGTH = 16  # tokens that are compared at once
+LENGTH = 16  # nodes of a syntax tree that are compared at once
 FEWEST = 60  # such runs in a file that something is said of
 ALIKE = 0.5  # share of a file from which on the report names it
 
@@ -58,8 +56,8 @@ def total(marks, tasks=COMPULSORY):
 
 def mean_speed(marks):
     """Return the geometric mean of the speeds as text; "" where there is none."""
-    logarithms = [math.log(mark.speed) for mark in marks.values() if mark.speed]
-    return f"{math.exp(sum(logarithms) / len(logarithms)):.2f}" if logarithms else ""
+    speeds = [mark.speed for mark in marks.values() if mark.speed]
+    return f"{statistics.geometric_mean(speeds):.2f}" if speeds else ""
 
 
 # Copies ---------------------------------------------------------------------------------------------------------------
@@ -70,16 +68,17 @@ def most_alike(files):
 
     files: {name: runs_of(folder)}
     Returns {name: (share, whose, file)} of the file that is most like somebody else's: the share of its runs of LENGTH
-    tokens that the other has too. Whoever has no file that is long enough is left out.
+    nodes that the other has too; (0, "", "") of whoever has no file that is long enough.
     """
     others = {"the reference": runs_of(REFERENCE)} | files
     others = {name: set().union(*of.values()) for name, of in others.items()}
     found = {}
     for name, of in files.items():
+        found[name] = 0, "", ""
         for file, own in of.items():
-            for other in (other for other in others if other != name and len(own) >= FEWEST):
+            for other in others if len(own) >= FEWEST else ():
                 share = len(own & others[other]) / len(own)
-                if share > found.get(name, (0,))[0]:
+                if other != name and share > found[name][0]:
                     found[name] = share, other, file
     return found
 
@@ -90,35 +89,30 @@ def runs_of(folder):
 
 
 def runs(path):
-    """Return all runs of LENGTH tokens in the bodies of a file's functions.
+    """Return all runs of LENGTH nodes of the syntax trees of a file's functions, their signatures apart.
 
-    Names are all one name but behind a dot, numbers one number, texts one text; comments, docstrings, the layout and
-    what stands outside functions, imports and signatures, do not count. So a renamed copy is a copy, and what was given
-    to everybody is none.
+    A node counts as its kind, such as a sum, a loop or a name, and what stands behind a dot as itself: so a renamed
+    copy is a copy. Comments, docstrings, the layout and what stands outside functions do not count: what was given to
+    everybody is no copy.
     """
     found = set()
     try:
         functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
         for function in functions:
             body = function.body[1:] if ast.get_docstring(function) else function.body
-            tokens = [normal for node in body for normal in normalised(ast.unparse(node))]
-            found |= {tuple(tokens[i : i + LENGTH]) for i in range(len(tokens) - LENGTH + 1)}
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
+            kinds = [kind for statement in body for kind in kinds_of(statement)]
+            found |= {tuple(kinds[i : i + LENGTH]) for i in range(len(kinds) - LENGTH + 1)}
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         pass  # it is said elsewhere that it cannot be imported
     return found
 
 
-def normalised(text):
-    """Yield the tokens of a statement, its own names all alike."""
-    before = ""
-    for kind, token, *_ in tokenize.generate_tokens(io.StringIO(text).readline):
-        if kind == tokenize.NAME and not keyword.iskeyword(token) and before != ".":
-            yield "name"
-        elif kind in (tokenize.NUMBER, tokenize.STRING):
-            yield tokenize.tok_name[kind]
-        elif kind in (tokenize.NAME, tokenize.OP):
-            yield token
-        before = token
+def kinds_of(node):
+    """Yield the kinds of the nodes of a syntax tree, depth first."""
+    yield getattr(node, "attr", type(node).__name__)
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.expr_context):  # whether a name is read or written
+            yield from kinds_of(child)
 
 
 # Each submission ------------------------------------------------------------------------------------------------------
@@ -128,7 +122,7 @@ def feedback(name, marks):
     """Return what is said of one submission: each task with its points and what failed, the same thing once."""
     bonus = total(marks, VARIANTS)
     more = f", and {bonus:g} for open variants" if bonus else ""
-    lines, before = [f"{one_line(name)}: {total(marks):g} of {TOTAL} points{more}", ""], set()
+    lines = [f"{one_line(name)}: {total(marks):g} of {TOTAL} points{more}", ""]
     for task in (task for task in TASKS if task.number in marks):
         mark = marks[task.number]
         speed = f", {mark.speed:.2f} times as fast as the reference" if mark.speed else ""
@@ -139,27 +133,27 @@ def feedback(name, marks):
         for failed in mark.failures:
             alike.setdefault(failed.said, []).append(failed)
         for failures in list(alike.values())[:5]:
-            lines += said_of(failures, before)
-        lines += [f"     and {len(alike) - 5} things more"] if len(alike) > 5 else []
+            first, said = failures[0], f"     {in_words(failures)}"
+            if first.said or said not in lines:  # what is wrong with a whole module is said once
+                lines.append(said)
+            if first.given and first.kind != "not written":
+                lines.append(f"         given: {first.given}")
+        if len(alike) > 5:
+            lines.append(f"     and {len(alike) - 5} things more")
     return "\n".join(lines) + "\n"
 
 
-def said_of(failures, before):
-    """Return the lines about failures of which the same is said.
-
-    before: what has been said of whole modules, which is said once
-    """
-    first = failures[0]
-    if not first.given and first.kind:
-        return [] if first in before or before.add(first) else [f"     {in_words(first)}"]
-    more = f" (and {len(failures) - 1} cases more)" if len(failures) > 1 else ""
-    given = [f"         given: {first.given}"] if first.given and first.kind != "not written" else []
-    return [f"     {first.sentence}{more}: {first.said}", *given]
+def in_words(failures):
+    """Return in one line the failures of which the same is said; "" for none."""
+    if not failures:
+        return ""
+    cases = first_of([failed.sentence for failed in failures])
+    return f"{cases}: {failures[0].said}" if failures[0].said else cases
 
 
-def in_words(failed):
-    """Return a failure in one line."""
-    return ": ".join(filter(None, (failed.sentence, failed.said)))
+def first_of(sentences):
+    """Return the first of the sentences of cases, and how many there are more."""
+    return sentences[0] + (f" (and {len(sentences) - 1} cases more)" if len(sentences) > 1 else "")
 
 
 def table(rows, alike):
@@ -167,16 +161,19 @@ def table(rows, alike):
     columns = columns_of(rows)
     width = max(10, *(len(name) for name in rows))
     heads = "".join(f"{task.number:>7}" for task in columns)
-    lines = [f"{'':{width}} points  speed {heads}  most alike"]
-    lines.append(f"{'of':>{width}} {TOTAL:>6}        " + "".join(f"{task.points:>7}" for task in columns))
+    points = "".join(f"{task.points:>7}" for task in columns)
+    lines = [f"{'':{width}} points  speed {heads}  most alike", f"{'of':>{width}} {TOTAL:>6}        {points}"]
     for name, marks in rows.items():
         cells = "".join(f"{cell(marks.get(task.number)):>7}" for task in columns)
-        speed = mean_speed(marks)
-        lines.append(f"{one_line(name):{width}} {total(marks):>6g} {speed:>6} {cells}  {likeness(name, alike)}")
-    lines += ["", "! cannot be imported, - not written, s too slow"]
-    lines += ["speed: the reference's time over the submission's, geometric mean of the tasks that are right"]
-    lines += [f"most alike: the share of a file's runs of {LENGTH} tokens that somebody else has too, names apart"]
-    return lines
+        share, other, file = alike[name]
+        like = f"{share:4.0%} of {one_line(file)}: {one_line(other)}" if share else ""
+        lines.append(f"{one_line(name):{width}} {total(marks):>6g} {mean_speed(marks):>6} {cells}  {like}")
+    return [
+        *lines, "",
+        "! cannot be imported, - not written, s too slow",
+        "speed: the reference's time over the submission's, geometric mean of the tasks that are right",
+        f"most alike: the share of a file's runs of {LENGTH} nodes of its syntax tree that somebody else has too",
+    ]  # fmt: skip
 
 
 def columns_of(rows):
@@ -192,43 +189,49 @@ def cell(mark):
     return sign if sign in ("-", "!") and not mark.points else f"{mark.points:g}{sign}"
 
 
-def likeness(name, alike):
-    """Return how much of which file is like whose, "" where nothing was long enough."""
-    share, other, file = alike.get(name, (0, "", ""))
-    return f"{share:4.0%} of {one_line(file)}: {one_line(other)}" if share else ""
-
-
 def write_marks(rows, alike, how, folder):
     """Write marks.csv, marks.png and feedback/NAME.txt, and of several submissions report.md and report.png.
 
     rows: {name: {task number: Mark}}; alike: from most_alike; how: in which way they were marked
     """
-    columns, text = columns_of(rows), io.StringIO(newline="")
-    writer = csv.writer(text)
-    kinds = [f"task {t.number} {kind}" for kind in ("points", "state", "speed", "first failure") for t in columns]
-    writer.writerow(["student", "points", "variants", "speed", "most alike", "share alike", *kinds])
     for name, marks in rows.items():
-        found = [marks.get(task.number, Mark("", 0, 0, ())) for task in columns]
-        share, other, file = alike.get(name, ("", "", ""))
-        line = [name, total(marks), total(marks, VARIANTS), mean_speed(marks), f"{other} {file}".strip()]
-        line += [share and f"{share:.2f}", *(mark.points for mark in found)]
-        line += [mark.state if mark.n else "" for mark in found]
-        line += ["" if mark.speed is None else f"{mark.speed:.3g}" for mark in found]
-        writer.writerow([*line, *(in_words(mark.failures[0]) if mark.failures else "" for mark in found)])
         common.write_whole(folder / "feedback" / f"{name}.txt", feedback(name, marks).encode(errors="replace"))
-    common.write_whole(folder / "marks.csv", text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
+    write_csv([csv_row(name, marks, alike) for name, marks in rows.items()], folder / "marks.csv")
+    columns, cells = columns_of(rows), {}
+    for name, marks in rows.items():
+        found = [marks.get(task.number) for task in columns]
+        cells[name] = [mark and (mark.passed / mark.n, mark.state) for mark in found]
     points = {name: total(marks) for name, marks in rows.items()}
-    cells = {
-        name: [(m.passed / m.n, m.state) if (m := marks.get(task.number)) else None for task in columns]
-        for name, marks in rows.items()
-    }
-    pictures.draw_marks(cells, points, [f"{task.number} {task.name}" for task in columns], folder / "marks.png")
+    pictures.draw_marks(cells, points, [title(task) for task in columns], folder / "marks.png")
     if len(rows) > 1:
-        sections = class_report(rows, alike)
+        sections, shares = class_report(rows, alike), share_right(rows)
         common.write_whole(folder / "report.md", as_markdown(sections, rows, how).encode(errors="replace"))
-        shares = {f"{task.number} {task.name}": share for share, task in share_right(rows)}
-        drawn = sections | {f"Marked {how}": []}
-        pictures.draw_class_report(drawn, shares, list(points.values()), TOTAL, folder / "report.png")
+        sections[f"Marked {how}"] = []
+        shares = {title(task): share for task, share in shares.items()}
+        pictures.draw_class_report(sections, shares, list(points.values()), TOTAL, folder / "report.png")
+
+
+def csv_row(name, marks, alike):
+    """Return {column: value} of a submission."""
+    share, other, file = alike[name]
+    return {
+        "student": name, "points": total(marks), "variants": total(marks, VARIANTS), "speed": mean_speed(marks),
+        "most alike": f"{other} {file}".strip(), "share alike": f"{share:.2f}" if share else "",
+        **{f"task {number} points": mark.points for number, mark in marks.items()},
+        **{f"task {number} state": mark.state for number, mark in marks.items()},
+        **{f"task {number} speed": f"{mark.speed:.3g}" if mark.speed else "" for number, mark in marks.items()},
+        **{f"task {n} first failure": in_words(mark.failures[:1]) for n, mark in marks.items()},
+    }  # fmt: skip
+
+
+def write_csv(rows, path):
+    """Write rows, {column: value} each, as a table with all their columns."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    common.write_whole(path, text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
 
 
 # The course -----------------------------------------------------------------------------------------------------------
@@ -236,14 +239,15 @@ def write_marks(rows, alike, how, folder):
 
 def class_report(rows, alike):
     """Return what there is to say of all submissions, as {heading: lines}; what most had wrong comes first."""
-    n, wrong = len(rows), []
-    for names, task, sentences, said in hardest(rows)[:10]:
-        more = f" (and {len(sentences) - 1} cases more)" if len(sentences) > 1 else ""
-        wrong.append(f"- {len(names)} of {n}: {sentences[0]}{more} (task {task.number}): {said}")
-    monday = [f"- Task {t.number}, {t.name}: wrong for {k} of {n}. {t.question}" for k, t in most_wrong(rows)[:3]]
+    n = len(rows)
+    wrong = [
+        f"- {len(names)} of {n}: {first_of(list(said))} (task {task.number}): {next(iter(said.values()))}"
+        for (task, names), said in hardest(rows)[:10]
+    ]
+    tasks = Counter(t for t in COMPULSORY for m in rows.values() if m[t.number].state in ("wrong", "too slow"))
+    monday = [f"- Task {t.number}, {t.name}: wrong for {k} of {n}. {t.question}" for t, k in tasks.most_common(3)]
     copies = {}  # whose: those who have a file that is like it
-    for name in rows:
-        share, other, _ = alike.get(name, (0, "", ""))
+    for name, (share, other, _) in alike.items():
         if share >= ALIKE:
             copies.setdefault(one_line(other), []).append(f"{one_line(name)} {share:.0%}")
     return {
@@ -253,26 +257,10 @@ def class_report(rows, alike):
     }
 
 
-def as_markdown(sections, rows, how):
-    """Return the report as a page of Markdown, with the tasks and the points as tables."""
-    lines = []
-    for heading, below in sections.items():
-        lines += [f"## {heading}" if lines else f"# {heading}", "", *(below or ["Nothing."]), ""]
-    lines += ["## Tasks by the share of cases that are right", "", "| task | right | " + " | ".join(SIGNS) + " |"]
-    lines.append("|---" * (2 + len(SIGNS)) + "|")
-    for share, task in sorted(share_right(rows)):
-        states = Counter(marks[task.number].state for marks in rows.values())
-        lines.append(f"| {task.number} {task.name} | {share:.0%} | {' | '.join(str(states[s]) for s in SIGNS)} |")
-    lines += ["", "## Points", ""]
-    tens = Counter(min(int(total(marks) // 10), 9) for marks in rows.values())
-    lines += [f"    {10 * i:>3} to {10 * i + (10 if i == 9 else 9):>3}  {'#' * tens[i]}" for i in range(9, -1, -1)]
-    return "\n".join([*lines, "", f"Marked {how}."]) + "\n"
-
-
 def hardest(rows):
-    """Return what is wrong in the tasks that were handed in: (names, task, sentences of cases, said), most names first.
+    """Return what is wrong in the tasks that were handed in, what most submissions have wrong first.
 
-    Cases of a task that the same submissions fail are one thing.
+    Returns [((task, names), {sentence: what is said of the first})]: cases that the same submissions fail are one.
     """
     failed, groups = {}, {}
     for name, marks in rows.items():
@@ -281,17 +269,34 @@ def hardest(rows):
                 if failure.kind in ("wrong", "too slow"):
                     failed.setdefault((task, failure.sentence), {})[name] = failure.said
     for (task, sentence), said in failed.items():
-        groups.setdefault((task, frozenset(said)), []).append((sentence, next(iter(said.values()))))
-    found = [(names, task, [s for s, _ in cases], cases[0][1]) for (task, names), cases in groups.items()]
-    return sorted(found, key=lambda group: -len(group[0]))
-
-
-def most_wrong(rows):
-    """Return (number of submissions that have it wrong, task), most first; what is not written is not wrong."""
-    wrong = [(sum(m[t.number].state in ("wrong", "too slow") for m in rows.values()), t) for t in COMPULSORY]
-    return sorted((pair for pair in wrong if pair[0]), key=lambda pair: -pair[0])
+        groups.setdefault((task, tuple(said)), {})[sentence] = next(iter(said.values()))
+    return sorted(groups.items(), key=lambda group: -len(group[0][1]))
 
 
 def share_right(rows):
-    """Return (share of all submissions' cases that are right, task) of each task."""
-    return [(sum(m[t.number].passed / m[t.number].n for m in rows.values()) / len(rows), t) for t in COMPULSORY]
+    """Return {task: share of all submissions' cases that are right}, the lowest first."""
+    shares = {}
+    for task in COMPULSORY:
+        marks = [row[task.number] for row in rows.values()]
+        shares[task] = sum(mark.passed for mark in marks) / sum(mark.n for mark in marks)
+    return dict(sorted(shares.items(), key=lambda pair: pair[1]))
+
+
+def title(task):
+    return f"{task.number} {task.name}"
+
+
+def as_markdown(sections, rows, how):
+    """Return the report as a page of Markdown, with the tasks and the points as tables."""
+    lines = []
+    for heading, below in sections.items():
+        lines += [f"## {heading}" if lines else f"# {heading}", "", *(below or ["Nothing."]), ""]
+    lines += ["## Tasks by the share of cases that are right", "", "| task | right | " + " | ".join(SIGNS) + " |"]
+    lines.append("|---" * (2 + len(SIGNS)) + "|")
+    for task, share in share_right(rows).items():
+        states = Counter(marks[task.number].state for marks in rows.values())
+        lines.append(f"| {title(task)} | {share:.0%} | {' | '.join(str(states[s]) for s in SIGNS)} |")
+    lines += ["", "## Points", ""]
+    tens = Counter(min(int(total(marks) // 10), 9) for marks in rows.values())
+    lines += [f"    {10 * i:>3} to {10 * i + (10 if i == 9 else 9):>3}  {'#' * tens[i]}" for i in range(9, -1, -1)]
+    return "\n".join([*lines, "", f"Marked {how}."]) + "\n"

@@ -6,10 +6,10 @@
 
 Isolation is the operating system's work. Where bubblewrap is installed and may make a user space of its own, the
 process sees Python, NumPy, Numba, its own folder and what is given, all read-only, and nothing else: no home folder, no
-other submission; it has no network, sees no other process, and dies with its parent. Elsewhere it may do what you may do;
-level() says which of the two. Either way memory, files and time have limits, and what it prints is lost. Questions and
-answers are arrays and JSON through two pipes (inside.py): what comes back can be wrong, and can do nothing else. What
-may be imported is looked up in the text before (refuse): that isolates nothing, and says what is one's own work.
+other submission; it has no network, sees no other process, and dies with its parent. Elsewhere it may do what you may
+do; level() says which of the two. Either way memory, files and time have limits, and what it prints is lost. Questions
+and answers are JSON through two pipes (inside.py): what comes back can be wrong, and can do nothing else. What may be
+imported is looked up in the text before (refuse): that isolates nothing, and says what is one's own work.
 """
 
 import ast
@@ -28,8 +28,9 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tutorials.assignment.inside import LARGEST_ANSWER, pack, unpack
-from tutorials.assignment.tasks import MODULES, TASKS
+from tutorials.assignment.inside import pack_question, unpack
+from tutorials.assignment.starter import given
+from tutorials.assignment.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -37,6 +38,7 @@ REFERENCE = ROOT / "reference_numpy"
 NUMBERS = itertools.count()
 TEMPORARY = 64 << 20  # bytes of /tmp under bubblewrap, which is memory
 MEMORY = 4 << 30  # bytes of all processes of a submission together
+LARGEST_ANSWER = 256 << 20  # bytes
 LEVELS = {
     "bubblewrap": "each in bubblewrap",
     "missing": "each a plain process, since bubblewrap is not installed",
@@ -77,7 +79,8 @@ def refuse(folder):
     Returns whether its files import each other as those of a package do: from .layers import ...
     """
     paths = sorted(path for path in folder.rglob("*.py") if path.is_file())
-    names = {part.split(".")[0] for path in paths for part in path.relative_to(folder).parts}
+    own = {part.split(".")[0] for path in paths for part in path.relative_to(folder).parts}
+    allowed = (PERMITTED | own) - {"reference_numpy", "koch", "tutorials"}
     relative = False
     for path in paths:
         where = path.relative_to(folder)
@@ -87,11 +90,10 @@ def refuse(folder):
             why = f"{where}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
         else:
             relative |= any(not name for name, _ in imports)
-            wrong = [(name, line) for name, line in imports if name and name not in PERMITTED | names]
-            wrong += [(name, line) for name, line in imports if name in ("reference_numpy", "koch", "tutorials")]
-            if not wrong:
+            refused = [(name, line) for name, line in imports if name and name not in allowed]
+            if not refused:
                 continue
-            (name, line), *_ = wrong
+            name, line = refused[0]
             why = f"{where}, line {line}, imports {name}, which is not on the list of what may be imported"
         path.write_text(f"raise ImportError({one_line(why)!r})\n")
     return relative
@@ -102,95 +104,52 @@ def imported(tree):
 
     What stands below if __name__ == "__main__" does not run here, and may import what it likes.
     """
-    for node in ast.iter_child_nodes(tree):
+    runs = [node for node in tree.body if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test))]
+    for node in ast.walk(ast.Module(runs, type_ignores=[])):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name.split(".")[0], node.lineno
         elif isinstance(node, ast.ImportFrom):
             yield "" if node.level else node.module.split(".")[0], node.lineno
-        elif not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
-            yield from imported(node)
 
 
 # What is given to a submission ----------------------------------------------------------------------------------------
 
-MAY_USE = {"network": {"layers"}, "pairs": {"layers", "learning", "network"}}  # module: those whose answers it is given
+STAGES = {  # of marking: modules that run, and those of reference_numpy that they are given with all answers
+    "layers": (("layers", "convolution", "learning", "data", "variants"), ()),
+    "network": (("network",), ("products", "convolution", "layers")),
+    "pairs": (("pairs",), ("products", "convolution", "layers", "learning", "network")),
+}
+ANSWERS = {name for task in TASKS for name in task.functions}
+ANSWERS |= {"softmax_cross_entropy_forward", "softmax_cross_entropy_backward"}  # which show how bce_with_logits is done
+GIVEN = set(vars(given)) - ANSWERS | {"moments", "normalise", "denormalise"}  # the loops of batch normalisation
 
 
-def stages():
-    """Return the modules in groups that are given the same: {(modules that may be used): [module, ...]}."""
-    groups = {}
-    for module in MODULES:
-        groups.setdefault(tuple(sorted(MAY_USE.get(module, ()))), []).append(module)
-    return groups
-
-
-def hand_out(usable, folder):
-    """Write given.py, what it takes of reference_numpy and no more, and inside.py into a folder.
-
-    usable: the modules whose answers to the tasks are given too; the others' raise an error where they are called
-    """
-    package, wanted, left_out = folder / "reference_numpy", {"jit": set()}, set()
-    given = ast.parse((HERE / "starter" / "given.py").read_bytes())
-    taken = [node for node in given.body if isinstance(node, ast.ImportFrom)]
-    for node in taken:
-        wanted.setdefault(node.module.split(".")[1], set()).update(alias.name for alias in node.names)
-    package.mkdir(parents=True)
-    shutil.copy(HERE / "inside.py", folder)
-    for module, names in wanted.items():
-        path = REFERENCE / f"{module}.py"
-        if module in ("jit", *usable):
-            shutil.copy2(path, package)  # with its time: by that Numba knows whether its machine code is up to date
-            continue
-        answers = {name for task in TASKS if task.module == module for name in task.functions}
-        leaking = {name for name in names if answers & needed(path, {name})}
-        leaking |= {name for name in names if name.replace("_backward", "_forward") in leaking}
-        left_out |= leaking
-        (package / path.name).write_text(cut(path, names - leaking))
-    if "layers" in usable:
-        for name in ("convolution.py", "products.py"):
-            shutil.copy2(REFERENCE / name, package)
-        if (REFERENCE / "__pycache__").is_dir():  # with Numba's machine code, if there is any yet
+def hand_out(folder):
+    """Write a folder for each stage: inside.py, given.py and what that imports of reference_numpy, and no more."""
+    for stage, (_, answered) in STAGES.items():
+        package = folder / stage / "reference_numpy"
+        package.mkdir(parents=True)
+        shutil.copy(HERE / "inside.py", package.parent)
+        shutil.copy(HERE / "starter" / "given.py", package.parent)
+        for module in ("jit", "data", "products", "convolution", "layers", "learning", "network", "pairs"):
+            path = REFERENCE / f"{module}.py"
+            if module in answered:
+                shutil.copy2(path, package)  # with its time: by that Numba knows if its machine code is up to date
+            else:
+                (package / path.name).write_text(without_answers(path))
+        if answered and (REFERENCE / "__pycache__").is_dir():  # with Numba's machine code, if there is any yet
             shutil.copytree(REFERENCE / "__pycache__", package / "__pycache__", ignore=shutil.ignore_patterns("*.pyc"))
-    for node in taken:
-        node.names = [alias for alias in node.names if alias.name not in left_out]
-    given.body = [node for node in given.body if node not in taken or node.names]
-    stubs = [STUB.format(name=name) for name in sorted(left_out)]
-    (folder / "given.py").write_text("\n\n".join([ast.unparse(given), *stubs]))
 
 
-STUB = '''def {name}(*_, **__):
-    raise NotImplementedError("{name} of given.py is the answer to a task, here it is for you to write")
-'''
-
-
-def defined(node):
-    """Return the names that a statement of a module defines or changes."""
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return {alias.asname or alias.name for alias in node.names}
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return {node.name}
-    targets = [n for target in getattr(node, "targets", ()) for n in ast.walk(target)]
-    return {n.id for n in targets if isinstance(n, ast.Name)}
-
-
-def needed(path, names):
-    """Return names of a module and all that they use of it, directly or not."""
-    body, before = ast.parse(path.read_bytes()).body, None
-    while names != before:
-        before = names
-        for node in (node for node in body if defined(node) & names):
-            names = names | {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} | defined(node)
-    return names
-
-
-def cut(path, names):
-    """Return the text of a module's statements that names need, as it stands there."""
-    text, names = path.read_text(), needed(path, names)
-    kept = [node for node in ast.parse(text).body if defined(node) & names]
-    lines = text.splitlines()
-    first = [min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))]) for node in kept]
-    return "\n\n".join("\n".join(lines[a - 1 : node.end_lineno]) for a, node in zip(first, kept)) + "\n"
+def without_answers(path):
+    """Return the text of a module in which all functions but those in GIVEN raise an error where they are called."""
+    tree = ast.parse(path.read_bytes())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name not in GIVEN:
+            why = f"{node.name} of given.py is the answer to a task, here it is for you to write"
+            node.decorator_list, node.body = [], ast.parse(f"raise NotImplementedError({why!r})").body
+    return ast.unparse(tree)
 
 
 # Isolation ------------------------------------------------------------------------------------------------------------
@@ -274,27 +233,26 @@ class Sandbox(contextlib.AbstractContextManager):
     """
 
     def __init__(self, folder, package=False, seconds=10, at_all=120, torch=False):
-        self.folder, self.seconds, self.left, self.process = Path(folder).resolve(), seconds, at_all, None
-        name = self.folder.name
-        taken = not name.isidentifier() or importlib.util.find_spec(name)
-        self.about = {"package": package and ("submission" if taken else name), "torch": torch, "root": str(ROOT)}
-        self.given = None
+        self.folder, self.package, self.torch = Path(folder).resolve(), package, torch
+        self.seconds, self.left = seconds, at_all
+        self.given = self.process = None
 
     def __exit__(self, *_):
         self.end()
 
     def hand(self, given):
-        """Give the submission another folder of hand_out from its next question on."""
+        """Give the submission a stage's folder of hand_out from its next question on."""
         self.end()
         self.given = given
 
     def start(self):
         """Start the process and wait until it is ready."""
         isolated = level() == "bubblewrap"
-        wrapper = wrapped(self.folder, self.given, self.about["torch"]) if isolated else []
+        wrapper = wrapped(self.folder, self.given, self.torch) if isolated else []
         places = ("/tmp/submission", "/tmp/given", "/tmp") if isolated else (self.folder, self.given, self.folder)
         folder, given, writable = map(str, places)
-        about = self.about | {"folder": folder, "given": given, "processes": isolated}
+        about = {"folder": folder, "given": given, "root": str(ROOT), "processes": isolated}
+        about |= {"package": self.package, "torch": self.torch}
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         program = [sys.executable, "-I", "-B", f"{given}/inside.py", str(theirs_in), str(theirs_out), json.dumps(about)]
@@ -346,15 +304,15 @@ class Sandbox(contextlib.AbstractContextManager):
 
     def watch(self, seconds, done, why):
         """Kill the process when its time is up or its memory too large, unless done is set; why: gets the reason."""
-        most, end = MEMORY * (8 if self.about["torch"] else 1), time.monotonic() + seconds
-        while not done.wait(min(0.1, max(0.01, end - time.monotonic()))):
+        most, end = MEMORY * (8 if self.torch else 1), time.monotonic() + seconds
+        while not done.wait(0.05):
             if time.monotonic() >= end:
                 why[:] = f"it took more than {seconds:.0f} s", "too slow"
             elif memory(self.process.pid) > most:
                 why[:] = [f"it took more than {most >> 30} GB of memory"]
             if why:
-                return self.kill()
-        return None
+                self.kill()
+                break
 
     def ask(self, question, arguments):
         """Put a question; return the answer and the seconds it took. Raises Failure."""
@@ -362,7 +320,7 @@ class Sandbox(contextlib.AbstractContextManager):
             raise Failure("its time is up: earlier tasks have used it", "too slow", lost=True)
         if not self.process:
             self.start()
-        message = pack((question, arguments))
+        message = pack_question(question, arguments)
         started = time.perf_counter()
         try:
             answer = self.talk(message, min(self.seconds, max(1, self.left)))
@@ -384,7 +342,7 @@ class Sandbox(contextlib.AbstractContextManager):
         if not (self.folder / f"{module}.py").is_file():
             return Failure(f"there is no {module}.py", "not written")
         try:
-            self.ask("import", (module,))
+            self.ask("load", (module,))
         except Failure as failure:
             kind = "too slow" if self.left <= 0 else "cannot be imported"
             return Failure(str(failure).removeprefix("it raised ImportError: "), kind)

@@ -5,8 +5,6 @@ by calling a class without arguments, or a checkpoint of koch.py. It may import 
 on the marker's side: the submission's process gets test and support images and says which it chooses.
 """
 
-import csv
-import io
 import tempfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 import koch
 from reference_numpy.data import Trials
 from tutorials import common
+from tutorials.assignment import report
 from tutorials.assignment.sandbox import Failure, Sandbox, hand_out
 
 N_FRESH = 1000  # trials, the first of those that koch.py draws
@@ -28,37 +27,32 @@ def draw_trials():
     _, _, test = koch.split(drawings)
     drawn = {"lake": koch.lake_trials()} if data == "omniglot" else {}
     drawn["within"] = koch.one_shot_trials(test, None, N_FRESH, torch.Generator().manual_seed(koch.TRIALS_SEED))
-    for key, trials in drawn.items():
-        places = torch.cat([trials.test[:, None], trials.support], 1)
-        used, where = places.unique(return_inverse=True)  # only the images that the trials need are sent
-        tensors = trials.images[used], where[:, 0], where[:, 1:], trials.answers
-        drawn[key] = Trials(*(tensor.numpy() for tensor in tensors))
-    return drawn
+    return {key: Trials(*(tensor.numpy() for tensor in trials[:4])) for key, trials in drawn.items()}
 
 
 def score(folder, name, trials):
-    """Score one net. Returns {"parameters", key: {n, right, accuracy, low, high, seconds}}, or {"failure": why}."""
+    """Score one net. Returns {"parameters", and for each of trials what counted returns}, or {"failure": why}."""
     with tempfile.TemporaryDirectory() as temporary, Sandbox(folder, False, SECONDS, 3 * SECONDS, torch=True) as net:
-        given = Path(temporary, "given")
-        hand_out((), given)
-        net.hand(given)
+        hand_out(Path(temporary))
+        net.hand(Path(temporary, "layers"))
         try:
             row = {"parameters": int(net.ask("load_net", (name,))[0])}
             for key, drawn in trials.items():
                 answers, seconds = net.ask("net_answers", (drawn.images, drawn.test, drawn.support))
                 if not isinstance(answers, np.ndarray) or answers.shape != drawn.answers.shape:
                     raise Failure("it does not give an answer to each trial")
-                row[key] = counted(answers, drawn) | {"seconds": seconds}
+                row |= counted(key, answers, drawn, seconds)
             return row
         except (Failure, TypeError, ValueError) as failure:
             return {"failure": str(failure)}
 
 
-def counted(answers, trials):
-    """Count the right answers: {n, right, accuracy, low, high}."""
+def counted(key, answers, trials, seconds=""):
+    """Count the right answers to trials: {"KEY n", "KEY right"}, and KEY with accuracy, low, high and seconds."""
     found = koch.counted(torch.from_numpy(answers == trials.answers))
     low, high = found.pop("interval")
-    return found | {"low": low, "high": high}
+    found |= {"low": low, "high": high, "seconds": seconds}
+    return {f"{key} {field}": value for field, value in found.items()}
 
 
 def score_folder(submissions, name, for_all, out=None):
@@ -75,10 +69,10 @@ def score_folder(submissions, name, for_all, out=None):
         for key, drawn in trials.items():
             tensors = koch.Trials(*map(torch.from_numpy, drawn), alphabets=())
             with torch.no_grad():
-                rows[title][key] = counted(koch.one_shot_answers(net, tensors).numpy(), drawn)
+                rows[title] |= counted(key, koch.one_shot_answers(net, tensors).numpy(), drawn)
     rows |= for_all(submissions, lambda _, copy: score(copy, name, trials))
     print_scores(rows, trials)
-    write_scores(rows, trials, out / "scores.csv")
+    report.write_csv([{"student": name} | row for name, row in rows.items()], out / "scores.csv")
     print(f"\nresults: {out}/scores.csv")
 
 
@@ -92,19 +86,6 @@ def print_scores(rows, trials):
             if "failure" in row:
                 print(f"{name:{width}}  {row['failure']}")
                 continue
-            r = row[key]
-            seconds = f"{r['seconds']:9.1f}" if "seconds" in r else ""
-            said = f"{100 * r['accuracy']:6.2f}  {100 * r['low']:5.1f} .. {100 * r['high']:5.1f}"
-            print(f"{name:{width}} {said}  {row['parameters']:>12,}{seconds}")
-
-
-def write_scores(rows, trials, path):
-    """Write all that is known of the nets as a CSV."""
-    text = io.StringIO(newline="")
-    fields = "right", "n", "accuracy", "low", "high", "seconds"
-    writer = csv.writer(text)
-    writer.writerow(["student", "parameters", *(f"{key} {field}" for key in trials for field in fields), "failure"])
-    for name, row in rows.items():
-        found = [row.get(key, {}).get(field, "") for key in trials for field in fields]
-        writer.writerow([name, row.get("parameters", ""), *found, row.get("failure", "")])
-    common.write_whole(path, text.getvalue().encode("utf-8-sig"))  # by its mark spreadsheets know UTF-8
+            right, low, high = (100 * row[f"{key} {field}"] for field in ("accuracy", "low", "high"))
+            seconds = row[f"{key} seconds"] and f"{row[f'{key} seconds']:9.1f}"
+            print(f"{name:{width}} {right:6.2f}  {low:5.1f} .. {high:5.1f}  {row['parameters']:>12,}{seconds}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from reference_numpy import data, network
 from tutorials.assignment import inside
-from tutorials.assignment.starter.given import TWINS  # noqa: F401  with the net of 15x15 pixels
+from tutorials.assignment.starter import given, variants  # noqa: F401  given adds the net of 15x15 pixels
 
 FAR = 1e-9  # of the largest number of an answer: how far float64 answers may be apart; float32: 1e-4
 
@@ -67,62 +67,56 @@ TASKS = (
     Task("C", "cosine join", 5, "variants", both("cosine_join")),
     Task("D", "triplet loss", 5, "variants", both("triplet_loss")),
 )  # fmt: skip
-COMPULSORY, VARIANTS = (tuple(t for t in TASKS if t.number.isdigit() == is_so) for is_so in (True, False))
-MODULES = tuple(dict.fromkeys(task.module for task in TASKS))  # layers, convolution, ...
+COMPULSORY = [task for task in TASKS if task.number.isdigit()]
+VARIANTS = [task for task in TASKS if task not in COMPULSORY]
 TOTAL = sum(task.points for task in COMPULSORY)
 
 
-PARTS = {"forwards": slice(1), "backwards": slice(1, None)}  # question: which parts of NAMES its answer has
-PARTS |= {question: slice(None) for question in ("both_ways", "call")}
-NAMES = {  # function or question: what the parts of its answer are called
-    "linear": ("out", "dx", "dw", "db"), "conv2d": ("out", "dx", "dw", "db"), "relu": ("out", "dx"),
-    "sigmoid": ("out", "dx"), "maxpool2x2": ("out", "dx"), "bce_with_logits": ("loss", "dlogits"),
-    "conv2d_stride2": ("out", "dx", "dw", "db"), "avgpool2x2": ("out", "dx"),
-    "cosine_join": ("logits", "dh1", "dh2", "dscale", "dbias"),
-    "triplet_loss": ("loss", "danchor", "dpositive", "dnegative"),
-    "l1_join": ("logits", "dh1", "dh2", "dalpha", "dbias"), "forward_numba": ("forward",), "dx_numba": ("dx",),
-    "dw_numba": ("dw",), "pair_step": ("parameters", "velocity", "loss"), "steps": ("parameters", "velocity"),
-    "twins": ("logits", "gradients"), "one_twin": ("features", "gradients"), "logits_of": ("logits",),
-    "answers": ("answers",),
-}  # fmt: skip
-
-
 class Case(NamedTuple):
-    """Hold a question: its task's number, a sentence that says what must hold, how it is asked and with what.
+    """Hold a question of a task: a sentence that says what must hold, how it is asked and with what.
 
-    judge: (answer) -> "" or what is wrong with it; None: compare with the reference's answer
+    judge: (answer) -> "" or what is wrong with it; None: compare with the right answer
+    answer: the right one; None: the reference's
     timed: its time is the task's speed
     """
 
-    task: str
     sentence: str
     question: str
     arguments: tuple
     judge: object = None
+    answer: object = None
     timed: bool = False
 
     @property
-    def names(self):
-        """Return the names of the answer's parts, for what is said of a wrong one."""
-        if self.question == "left_alone":
-            return *(name for name, part in self.inputs if isinstance(part, np.ndarray)), "out"
-        if self.question not in PARTS:
-            return NAMES.get(self.question, ())
-        return NAMES.get(self.arguments[0].partition(".")[2], ())[PARTS[self.question]]
+    def inputs(self):
+        """Return {name: input} of the function or layer that is asked, {} where the question is about more."""
+        name, *parts = self.arguments
+        if self.question in ("call", "threads"):
+            names = parameters(name)
+        elif self.question == "forwards":
+            names = parameters(f"{name}_forward")
+        elif self.question in ("both_ways", "backwards", "left_alone"):
+            names = ["dout", *parameters(f"{name}_forward")]
+        else:
+            return {}
+        return dict(zip(names, parts))
 
     @property
-    def inputs(self):
-        """Return (name, input) of all inputs of a function or layer."""
-        name, *parts = self.arguments
-        called = name if self.question == "call" else f"{name}_forward"
-        names = [] if self.question in ("call", "forwards") else ["dout"]
-        return list(zip([*names, *inspect.signature(reference(called)).parameters], parts))
+    def names(self):
+        """Return the names of the parts of a layer's answer, for what is said of a wrong one."""
+        gradients = [f"d{name}" for name in self.inputs if name != "dout"]
+        arrays = [name for name, part in self.inputs.items() if isinstance(part, np.ndarray)]
+        names = {
+            "forwards": ["out"], "both_ways": ["out", *gradients], "backwards": gradients,
+            "left_alone": [*arrays, "out"],
+        }  # fmt: skip
+        return names.get(self.question, [])
 
     @property
     def given(self):
         """Return in words what the question comes with: the names, shapes and dtypes of its inputs."""
-        if self.task.isdigit() and self.question in (*PARTS, "left_alone"):
-            return ", ".join(f"{name} {in_words(part)}" for name, part in self.inputs)
+        if self.inputs:
+            return ", ".join(f"{name} {in_words(part)}" for name, part in self.inputs.items())
         return ", ".join(filter(None, map(in_words, self.arguments)))
 
 
@@ -134,14 +128,12 @@ def in_words(thing):
         (n, drawers, height, width), counts = thing.images.shape, np.bincount(thing.alphabet)
         of = f"in alphabets of {', '.join(map(str, counts))}"
         return f"of {n} characters {of}, each by {drawers} drawers, {height}x{width} pixels"
-    if isinstance(thing, data.Trials):
-        return f"{len(thing.test)} trials, {thing.support.shape[1]}-way"
     if isinstance(thing, inside.Seed):
         return "np.random.default_rng(...)"
     if isinstance(thing, dict):
         try:
             size = network.size_of(thing)
-            return f"the parameters of a net of {size}x{size} pixels, TWINS[{size}]"
+            return f"of a net of {size}x{size} pixels, TWINS[{size}]"
         except ValueError:  # of no net
             return "{" + ", ".join(thing) + "}"
     if isinstance(thing, tuple):
@@ -153,6 +145,12 @@ def reference(name):
     """Return the reference's function "module.function"."""
     module, function = name.split(".")
     return getattr(importlib.import_module(f"reference_numpy.{module}"), function)
+
+
+def parameters(name):
+    """Return the names of the parameters of the function "module.function"; an open variant's stand in the starter."""
+    module, _, function = name.partition(".")
+    return list(inspect.signature(getattr(variants, function) if module == "variants" else reference(name)).parameters)
 
 
 # Judging --------------------------------------------------------------------------------------------------------------
@@ -205,7 +203,6 @@ def verdict(case, answer, wanted):
 
 def compared(case, answer, wanted):
     """Return "" if the answer is the reference's, else what is wrong with which part of it."""
-    names = case.names
-    if isinstance(wanted, tuple) and isinstance(answer, (tuple, list)) and len(names) == len(wanted) == len(answer):
-        return next(filter(None, map(wrong, answer, wanted, names)), "")
-    return wrong(answer, wanted, names[0] if len(names) == 1 else "the result")
+    if case.names and isinstance(answer, (tuple, list)) and len(answer) == len(wanted):
+        return next(filter(None, map(wrong, answer, wanted, case.names)), "")
+    return wrong(answer, wanted)
