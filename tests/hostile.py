@@ -161,9 +161,9 @@ HOSTILE = {
     "answers_itself": "import os\n\nfor i in range(3, 30):\n    try:\n        os.write(i, b'\\0\\0\\0\\4nope')\n"
     "    except OSError:\n        pass\n",
     "patches": "import numpy as np\nimport numpy.testing\n\n"
-    "for name in ('allclose', 'array_equal', 'isnan', 'asarray'):\n"
+    "for name in ('allclose', 'array_equal', 'isnan', 'asarray', 'frombuffer'):\n"
     "    setattr(np, name, lambda *a, **k: True)\n\n\n"
-    "def linear_forward(x, w, b):\n    return x @ w.T, (x, w)\n",
+    "def linear_forward(x, w, b):\n    return x @ w.T + b, (x, w)\n",
     "patches_what_asks": "import sys\n\nasker = sys.modules['__main__']\nasker.ask = lambda *a: 1\n"
     "asker.problem = lambda error: ('right', '')\n",
     "equals_everything": "class Same:\n    def __eq__(self, other):\n        return True\n\n\n"

@@ -184,7 +184,7 @@ def thirty():
     """
     right = {module: solution(module) for module in MODULES}
     starter = {path.stem: path.read_text() for path in STARTER.glob("*.py")}
-    hostile = "hangs", "crashes", "patches", "exits", "wraps_what_is_given"
+    hostile = "hangs", "crashes", "asks_torch", "exits", "wraps_what_is_given"
     texts = [right | {"layers": HOSTILE[name]} for name in hostile] + [right, right, starter]
     texts += [starter | {module: right[module] for module in MODULES[:n]} for n in range(1, 6)]
     for name, n in COMMON.items():

@@ -488,7 +488,7 @@ def test_a_syntax_error_is_said_once_with_its_line(marked):
 def test_hostile_submissions_among_others_have_a_line_of_their_own(marked):
     said = {
         "hangs": "2 state|too slow", "crashes": "1 first failure|imports os, which is not on the list",
-        "patches": "1 first failure|out is 1.5 at (0, 2) where it should be 3.5",
+        "asks_torch": "1 first failure|imports sys, which is not on the list",
         "exits": "1 first failure|imports sys, which",
         "wraps_what_is_given": "1 first failure|linear_forward of given.py is the answer to a task",
     }  # fmt: skip
