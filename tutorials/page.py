@@ -1,7 +1,7 @@
 """The page to draw on, tutorials/draw.html: draw.source.html with the numbers of a trained net in it.
 
-`python tutorials/build.py page` writes it. The page computes what SiameseNet does, in JavaScript, with one look at a drawing:
-eight would take longer than a pen waits.
+`python tutorials/build.py page` writes it. The page computes what SiameseNet does, in JavaScript, with one look at a
+drawing: eight would take longer than a pen waits.
 """
 
 import base64

@@ -268,8 +268,11 @@ def pair_cases(draw):
     arguments = "pairs.draw_pairs", drawings, n, inside.Seed(0)
     yield from rule_cases(arguments, lambda answer: pair_faults(answer, drawings.alphabet, n))
     arguments = "pairs.draw_pairs", some_drawings(draw, (40,) * 10, 12), 30_000, inside.Seed(1)
-    judge = lambda answer: "" if len(answer) == 3 else "no pairs"  # noqa: E731
-    yield Case("30,000 pairs", "call", arguments, judge, timed=True)
+
+    def has_three_parts(answer):
+        return "" if len(answer) == 3 else "no pairs"
+
+    yield Case("30,000 pairs", "call", arguments, has_three_parts, timed=True)
 
 
 def pair_faults(answer, alphabet, n):
