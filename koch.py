@@ -79,7 +79,7 @@ class SiameseNet(nn.Module):
         self.scale, self.shift = 1.0, 0.0  # of the logits; in a finished net they are its calibration (§4.2)
         if size == 105:
             for parameter in self.twin.parameters():
-                if parameter.ndim > 1:  # deviates: fast: He's; for --recipe paper paper_initialisation follows
+                if parameter.ndim > 1:  # deviates: He's; --recipe paper draws §3.2's instead
                     nn.init.kaiming_normal_(parameter, nonlinearity="relu")
         nn.init.constant_(self.join.weight, -4 / n_features)  # deviates: from the start, far apart means not the same
         self.n_parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -99,10 +99,9 @@ class SiameseNet(nn.Module):
         return self.scale * self.join(differences).squeeze(-1) + self.shift
 
     def logits_within(self, h):
-        """Return logit of all pairs within each group: (A, n, D) -> (A, n, n).
-        sum_j alpha_j |h1_j - h2_j| is a Manhattan distance of alpha_j h_j, for which torch needs no (A, n, n, D).
-        An alpha that is 0 to the last digit gets no gradient here."""
-        alpha = self.join.weight
+        """Return logit, of a net in training, of all pairs within each group: (A, n, D) -> (A, n, n).
+        sum_j alpha_j |h1_j - h2_j| is a Manhattan distance of alpha_j h_j, for which torch needs no (A, n, n, D)."""
+        alpha = self.join.weight  # one that is exactly 0 gets no gradient here
         nearer, farther = h * alpha.clamp_min(0), h * alpha.clamp_max(0)  # a difference counts for, or against
         return self.join.bias + torch.cdist(nearer, nearer, p=1) - torch.cdist(farther, farther, p=1)
 
@@ -117,7 +116,7 @@ def paper_initialisation(net):
 
 def to_input(images, size):
     """Turn drawings into a net's input: (N, H, W) uint8 or float, 1 = ink -> (N, 1, size, size) float in [0, 1].
-    Larger images shrink by averaging areas, 105 -> 35; smaller ones grow along straight lines, 28 -> 35 (§4.4)."""
+    Larger images shrink by averaging areas, 105 -> 35; smaller ones grow bilinearly, 28 -> 35 (ours; §4.4: sizes)."""
     x = images[:, None].float()
     if min(x.shape[-2:]) < size:
         return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
@@ -139,10 +138,10 @@ def distort(images, distortions, bends=None):
     bends: deviates: (N, 2, 4, 4), how far the points of a 4x4 grid move besides, in halves of a side"""
     theta, rho_x, rho_y, s_x, s_y, t_x, t_y = distortions.T  # 7 of (N,)
     cos, sin = theta.cos(), theta.sin()
-    turn = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    rotation = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
     scale_shear = torch.stack([1 + s_x, rho_x, rho_y, 1 + s_y], 1).view(-1, 2, 2)
     # The map goes from the new image's pixels to the old one's, in grid_sample's units: -1..1 from edge to edge.
-    affine = torch.cat([turn @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (N, 2, 3)
+    affine = torch.cat([rotation @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (N, 2, 3)
     grid = F.affine_grid(affine, images.shape, align_corners=False)  # (N, H, W, 2)
     if bends is not None:
         grid = grid + F.interpolate(bends, grid.shape[1:3], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
@@ -320,8 +319,8 @@ def training_loop(run, drawings, pairs, trials, config):
 
 # § 4.1 The Omniglot Dataset -------------------------------------------------------------------------------------------
 DRAWERS = {"training": slice(0, 12), "validation": slice(12, 16), "test": slice(16, 20)}  # §4.2: 12, 4 and 4 of 20
-# The paper does not say which alphabets are which. Here the training's are the 30 of images_background, the test's the
-# ten of Lake's runs (two runs each, in this order), the validation's the other ten of images_evaluation.
+# The paper does not say which drawers and alphabets are which. Here the training's alphabets are those of
+# images_background, the test's those of Lake's runs (two each, in this order), the validation's the other ten.
 TEST_ALPHABETS = "Atlantean Ge_ez Glagolitic Gurmukhi Kannada Malayalam Manipuri Old_Church_Slavonic_(Cyrillic)".split()
 TEST_ALPHABETS += ["Tengwar", "Tibetan"]
 SIDE, N_CHARACTERS = 105, 1623  # pixels of a drawing; characters, each by 20 drawers
@@ -330,7 +329,7 @@ class Drawings(NamedTuple):
     """Hold the drawings of many characters."""
     images: torch.Tensor  # (characters, drawers, H, W) uint8, 0 or 1, or float32 in [0, 1]; 1 = ink, 0 = paper
     alphabet: torch.Tensor  # (characters,) int64, each character's alphabet, an index into names
-    counts: torch.Tensor  # (characters,) int64, how many drawings each character has, the first of its row
+    counts: torch.Tensor  # (characters,) int64, how many drawings each character has; they stand first in its row
     names: tuple  # of the alphabets
     characters: tuple  # their names, or none
     by_drawer: bool = False  # whether column d holds what drawer d + 1 drew, of every character, as Omniglot's does
@@ -345,7 +344,8 @@ def load_omniglot(data_dir=""):
     def read():
         background, evaluation = (read_classes(path, functools.partial(read_picture, ink="dark")) for path in paths)
         classes = background | evaluation  # {(alphabet, character): drawings}
-        if len(classes) != N_CHARACTERS or any(len(images) != 20 for images in classes.values()):
+        kinds = {(len(images), str(np.result_type(*images))) for images in classes.values()}  # uint8: of two values
+        if len(classes) != N_CHARACTERS or kinds != {(20, "uint8")}:
             raise UserError(f"{paths[0]} and {paths[1].name} do not hold 20 drawings of {N_CHARACTERS} characters")
         order = sorted(classes, key=lambda name: (name in evaluation, name[0] in TEST_ALPHABETS, name))
         return as_drawings({name: classes[name] for name in order})._replace(by_drawer=True)
@@ -380,7 +380,7 @@ def only_drawers(drawings, part):
     return drawings._replace(images=images, counts=torch.full_like(drawings.counts, images.shape[1]))
 
 # § 4.2 Verification ---------------------------------------------------------------------------------------------------
-N_PAIRS = 10_000  # §4.2: validation pairs, which choose the threshold, and as many test pairs
+N_PAIRS = 10_000  # §4.2: of validation; ours: they choose the threshold, and there are as many test pairs
 TRIALS_SEED = 2015  # ours: all runs have the same validation and test pairs and trials
 
 class Pairs(NamedTuple):
@@ -391,8 +391,8 @@ class Pairs(NamedTuple):
     distortions: torch.Tensor = None  # (2, 9, n, 7) float, of each twin and copy, none in copy 0; None: no copies
 
 def draw_pairs(drawings, n_pairs, rng):
-    """Draw Pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
-    Never a drawing with itself. ours: "different" stays within an alphabet. rng: torch.Generator on the CPU
+    """Draw Pairs, equal numbers of each alphabet (§4.2), never a drawing with itself. rng: torch.Generator on the CPU
+    ours: both drawings are of one alphabet, and every other pair is of one character; the paper prints neither.
     Characters of one drawing and alphabets of one character are left out; UserError when no alphabet is left."""
     alphabet, counts = drawings.alphabet.cpu(), drawings.counts.cpu()
     usable = torch.where(counts >= 2)[0]
@@ -431,8 +431,8 @@ def pair_logits(model, drawings, pairs):
     """Return the logits of pairs, (n,) float64 on the CPU; each drawing's features are computed once."""
     used, places = torch.cat([pairs.first, pairs.second]).unique(return_inverse=True)
     h = image_features(model, drawings.images.flatten(0, 1)[used])
-    first, second = places.chunk(2)
-    return model.logit(h[first], h[second]).double().cpu()
+    first, second = (part.split(100) for part in places.chunk(2))  # pairs at a time: at size 105 all take 5 GB
+    return torch.cat([model.logit(h[i], h[j]) for i, j in zip(first, second)]).double().cpu()
 
 @torch.no_grad()
 def calibration(net, validation):
@@ -470,7 +470,7 @@ class Trials(NamedTuple):
     test: torch.Tensor  # (n_trials,) int64, the test images, as indices into images
     support: torch.Tensor  # (n_trials, n_way) int64, the support images, one of each character
     answers: torch.Tensor  # (n_trials,) int64, the right position in support, 0..n_way - 1
-    alphabets: tuple  # (n_trials) the names of the test images' alphabets
+    alphabets: tuple  # (n_trials,) the names of the test images' alphabets
 
 def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
     """Draw one-shot trials: n_way different characters by one drawer, a test image of one of them by another drawer.
@@ -621,7 +621,7 @@ def write_whole(path, content):
         part.unlink(missing_ok=True)
 
 def sound(path):
-    """Open a zip, which .npz and .pt are too, if all members are there and as they were written. Raises ValueError."""
+    """Open a zip, as .npz and .pt are too. Raises zipfile's errors, and ValueError if a member is damaged or lost."""
     archive, end = zipfile.ZipFile(path), Path(path).read_bytes().rpartition(b"PK\5\6")[2]
     if archive.testzip() is not None or min(len(archive.namelist()), 65535) != int.from_bytes(end[6:8], "little"):
         raise ValueError("it is not as it was written")
@@ -734,7 +734,7 @@ def read_classes(source, read=read_picture, support=False):
 def as_drawings(classes):
     """Return the Drawings of {(alphabet, character): [(H, W), ...]}, as read_classes returns them."""
     counts = torch.tensor([len(images) for images in classes.values()])
-    (H, W), dtypes = next(iter(classes.values()))[0].shape, {images[0].dtype for images in classes.values()}
+    (H, W), dtypes = next(iter(classes.values()))[0].shape, {np.result_type(*images) for images in classes.values()}
     rows = np.zeros((len(classes), int(counts.max()), H, W), np.result_type(*dtypes))
     for row, images in zip(rows, classes.values()):
         row[: len(images)] = images
@@ -744,7 +744,7 @@ def as_drawings(classes):
 
 def kept(path, kind, make):
     """Return the Drawings or Trials (kind) that a .npz file keeps or, where there is none, keep and return make().
-    In it images are bits, a row of 105 pixels in 14 bytes. Where nothing can be written beside it, it is in data/."""
+    The file holds images as bits, 14 bytes for a row of 105. If its folder cannot be written, it is kept in data/."""
     if not path.is_file() and path.parent.is_dir() and not os.access(path.parent, os.W_OK):
         path = Path("data") / path.name
     if path.is_file():
@@ -795,7 +795,6 @@ def load_data(config):
 # Invented alphabets ---------------------------------------------------------------------------------------------------
 # For a machine without data and network: strokes that look like Omniglot's at a glance. A stroke is (knots, curved): 2
 # to 7 points (n, 2), and whether a curve joins them or lines. Whoever changes this deletes data/invented.npz.
-
 def spline(n_knots, roundness):
     """Return a matrix (120, n_knots) that turns knots into points of lines (roundness 0), of a curve (1) or between."""
     place = np.linspace(0, n_knots - 1, 120)
@@ -988,7 +987,7 @@ def train(config, resume=None):
         raise KeyboardInterrupt(f"go on with: python koch.py train --resume {folder}") from error
 
 def join_processes(config):
-    """Join the processes that torchrun started, if it did; all but the first print nothing and write nothing."""
+    """Join the processes that torchrun started, if it did; only the first prints results and writes the run's files."""
     if N_PROCESSES > 1:
         if config.device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -1021,7 +1020,7 @@ def finish(run, config, folder, validation, test):
     write_whole(folder / "results.json", json.dumps(results, indent=1).encode())
     draw_trials(trials, answers, folder / "trials.png")
     print(f"in {folder}/: " + ", ".join(sorted(path.name for path in folder.iterdir())))
-    if longer := [n for n in BUDGETS if BUDGETS[n]["steps"] > config.steps and config.data == "omniglot"]:
+    if config.data == "omniglot" and (longer := [n for n in BUDGETS if BUDGETS[n]["steps"] > config.steps]):
         print(f"python koch.py train --minutes {longer[0]} trains longer and gets more of them right")
     return results
 
@@ -1063,7 +1062,7 @@ def save_checkpoint(path, weights, config, **more):
 def load_state(path, **more):
     """Load a checkpoint as a dict; more: {key: type} of what it must hold besides net, config and step.
     Raises UserError when it is missing, damaged or not koch.py's."""
-    with explained(f"{path} is not a checkpoint of koch.py, or damaged; python koch.py train makes one"):
+    with explained(f"{path} is not a checkpoint of koch.py, or damaged; name another or delete it"):
         state = {"validation": 0.0} | torch.load(sound(path).filename, map_location="cpu", weights_only=True, mmap=True)
         wanted = {"net": dict, "config": dict, "step": int, "validation": float} | more
         if wrong := [name for name, kind in wanted.items() if not isinstance(state.get(name), kind)]:
@@ -1092,18 +1091,17 @@ def choose_net(checkpoint, config):
     """Load the named checkpoint, else the best on validation of those trained on the same data as the newest of runs/:
     of runs/ and the project's own. Prints which. Raises UserError."""
     newest_first = sorted(RUNS.glob("*/best.pt"), key=os.path.getmtime, reverse=True)
-    paths = [Path(checkpoint)] if checkpoint else [*newest_first, *filter(Path.is_file, [WEIGHTS])]
+    paths = [Path(checkpoint)] if checkpoint else [path for path in (*newest_first, WEIGHTS) if path.is_file()]
     if not paths:
         raise UserError(f"there is no trained net in {RUNS}/; python koch.py train makes one")
     states = {path: load_state(path) for path in paths}
     data = states[paths[0]]["config"].data
     rivals = [path for path in paths if states[path]["config"].data == data]
     path = max(rivals, key=lambda path: states[path]["validation"])
-    net, hours = load_checkpoint(path, config), (time.time() - path.stat().st_mtime) / 3600
-    known = f"{100 * net.validation:.1f} % of the validation trials right" if net.validation else "validation not known"
-    print(f"{os.path.relpath(path)}, best of {len(rivals)} trained on {data}: {known}, {hours:.1f} hours old")
+    net, known = load_checkpoint(path, config), 100 * states[path]["validation"]
+    print(f"{os.path.relpath(path)}, best of {len(rivals)} trained on {data}: {known:.1f} % of validation right")
     if not net.calibrated:  # it is of a training that was stopped
-        _, validation, _ = split(load_data(dataclasses.replace(config, data=data.replace("omniglot", "auto")))[0])
+        _, validation, _ = split(load_data(dataclasses.replace(net.config, data_dir=config.data_dir))[0])
         net.scale, net.shift = calibration(net, validation)
     return net
 
@@ -1115,7 +1113,7 @@ BUDGETS = {  # --minutes of two CPU cores
 FULL = {"steps": 4000, "size": 105, "learning_rate": 0.01, "learning_rates": "0.003"}  # a minute of a data centre's GPU
 CHOICES = {"recipe": ("fast", "paper"), "ink": ("auto", "dark", "light"), "device": ("auto", "cpu", "cuda")}
 CHOICES |= {"minutes": tuple(BUDGETS), "size": (0, *SIZES), "precision": ("auto", "float32", "bfloat16")}
-LEAST = dict(characters=2, drawings=2, pairs=2, alphabets=1, validations=1, batch=1, epochs=1)
+LEAST = dict(characters=2, drawings=2, pairs=2, alphabets=1, validations=1, batch=1, epochs=1, patience=1)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -1125,7 +1123,7 @@ class Config:
     data_dir: str = ""  # ours: folder of the data files, which are downloaded if missing; else $KOCH_DATA, else data
     ink: str = "auto"  # ours: whether the ink in your own pictures is dark or light; auto: what the border is not
     # net
-    size: int = 0  # 105 (§3.1), or 51 or 35 (§4.4: the reduced net), in pixels; 0: by --minutes, 105 for cuda's first
+    size: int = 0  # pixels: 105 (§3.1), 35 (§4.4: the reduced net) or 51 (ours); 0: by --minutes, but 105 on cuda for 1
     device: str = "auto"  # ours: what computes; auto: cuda if there is one
     precision: str = "auto"  # ours: of the twin net's numbers; auto: bfloat16 if the device computes in it
     # output
@@ -1135,14 +1133,14 @@ class Config:
     minutes: int = 1  # ours: about how long to train on two CPU cores, which decides steps, size and more
     recipe: str = "fast"  # ours: fast trains as one would today; paper trains as §3.2 does
     steps: int = 0  # ours: minibatches to train on; 0: by --minutes, or all epochs of the paper's recipe
-    seed: int = 0  # ours: of all random draws
+    seed: int = 0  # ours: of the training's random draws; validation and test have their own
     alphabets: int = 4  # deviates: fast: alphabets in a minibatch; §3.2 has 128 pairs of any
     characters: int = 10  # deviates: fast: characters of each alphabet in a minibatch
     drawings: int = 3  # deviates: fast: drawings of each character in a minibatch
     turns: bool = True  # deviates: fast: turned and mirrored alphabets are alphabets too
     learning_rate: float = 0.0  # deviates: fast: Muon's highest, for the layers' weights; 0: by --minutes
     validations: int = 5  # ours: fast: how often the 320 validation trials (§3.2) are answered
-    distortion: float = 1.0  # §3.2: both recipes: factor of the affine distortions' ranges
+    distortion: float = 1.0  # ours: factor of the ranges of §3.2's distortions and, in fast, of its bends
     # the paper's recipe
     pairs: int = 150_000  # §4.2: training pairs: 30000, 90000 or 150000
     distort: bool = False  # §3.2: add eight distorted copies of each pair; fast distorts every drawing anyway
@@ -1156,14 +1154,14 @@ class Config:
 def settle(config):
     """Check a configuration and fill in what it leaves open: device, size, precision, steps. Raises UserError."""
     for name, value in dataclasses.asdict(config).items():
-        if not isinstance(value, str) and not LEAST.get(name, 0) <= value < 2**63:
-            raise UserError(f"--{name.replace('_', '-')} is at least {LEAST.get(name, 0)}, not {value}")
-        if value not in CHOICES.get(name, [value]):
+        if not isinstance(value, str) and not LEAST.get(name, 0) <= value < 2**40:
+            raise UserError(f"--{name.replace('_', '-')} is at least {LEAST.get(name, 0)}, below 2**40, not {value}")
+        if name in CHOICES and value not in CHOICES[name]:
             raise UserError(f"--{name} is one of {CHOICES[name]}, not {value!r}")
     if not re.fullmatch(r"(\w[\w.,=+-]*)?", config.name):
         raise UserError(f"--name is the name of a folder in {RUNS}/, not {config.name!r}")
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch sees no CUDA device here; use --device cpu")
+        raise UserError("torch sees no CUDA device here; use --device cpu, or go on where the run began")
     device = config.device.replace("auto", "cuda" if torch.cuda.is_available() else "cpu")
     # A device with bfloat16 units multiplies matrices about 2.5 times as fast in it as in float32.
     units = torch.cuda.is_bf16_supported(False) if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
@@ -1209,9 +1207,10 @@ def oneshot(checkpoint, **options):
     """Answer the test pairs and one-shot trials with a trained net (§4.2, §4.3)."""
     config = settle(Config(**options))
     net = choose_net(checkpoint, config)
-    data = net.config.data.replace("omniglot", "auto") if config.data == "auto" else config.data
-    test, data = load_data(dataclasses.replace(config, data=data))
-    if test.by_drawer or data == net.config.data:  # other pictures are a test set as a whole
+    if config.data == "auto" and net.config.data != "omniglot":
+        config = dataclasses.replace(config, data=net.config.data, ink=net.config.ink)
+    test, data = load_data(config)
+    if test.by_drawer or Path(data).resolve() == Path(net.config.data).resolve():  # others are a test set as a whole
         _, _, test = split(test)
     evaluate(net, test, dataclasses.replace(config, data=data))
 
@@ -1263,7 +1262,8 @@ def stop(*_):
 def main(arguments=None):
     """Run the command line; return the exit status: 0, 2 for bad input, 130 when stopped by Ctrl-C or SIGTERM."""
     parser = Parser(prog="koch.py", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    exact = functools.partial(Parser, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command", parser_class=exact)
     command = commands.add_parser("train", help="train the twin net, then answer the test pairs and trials")
     add_options(command)
     command.add_argument("--resume", metavar="FOLDER", help="go on with a stopped run as if it had not been stopped")

@@ -33,8 +33,8 @@ def read_command_line(arguments):
     text = "a module or a .py file, its functions named as in layers.py"
     compare.add_argument("module", nargs="?", default="", metavar="MODULE", help=text)
     compare.add_argument("--full", action="store_true", help="Koch's own shapes too: several minutes instead of one")
-    text = "for a case of a function of MODULE (default: 20)"
-    compare.add_argument("--limit", type=float, default=20.0, metavar="SECONDS", help=text)
+    text = "for a case of a function of MODULE (default: 10)"
+    compare.add_argument("--limit", type=float, default=10.0, metavar="SECONDS", help=text)
     return vars(parser.parse_args(arguments))
 
 def main(arguments=None):

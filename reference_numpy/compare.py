@@ -292,7 +292,7 @@ def load(module):
 
 # The table ------------------------------------------------------------------------------------------------------------
 
-def compare(module="", full=False, limit=20.0):
+def compare(module="", full=False, limit=10.0):
     """Print the table, and write it with all its digits to runs/compare/compare.csv, with a picture beside it.
 
     module: a student's module, by name or path, with functions named and called as in layers.py; "" for none
@@ -322,7 +322,7 @@ def compare(module="", full=False, limit=20.0):
     print(f"in {FOLDER}/: compare.csv, roofline.png")
     return rows
 
-def compare_case(case, rng, product, module="", limit=20.0):
+def compare_case(case, rng, product, module="", limit=10.0):
     """Measure a case with all implementations, print its rows and return them."""
     arguments = case.make(rng)
     single = in_float32(arguments)
@@ -417,5 +417,5 @@ def draw_roofline(rows, product, bandwidth, path):
     axes.set(xscale="log", xlabel="arithmetic intensity (floating-point operations per byte that must be moved)")
     axes.set(yscale="log", ylabel="rate, forwards and backwards (GFLOP/s)")
     axes.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)

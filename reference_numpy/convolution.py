@@ -145,11 +145,11 @@ def dw_numba(dout, x):
 #   holds x[c, y, z + j] for the tile's rows and KH - 1 more, from its line i on: rows may overlap, as add_product's do.
 # Forwards and backwards, ms, float32, 32 images, 2 cores (python -m reference_numpy compare; numba is rung 3):
 #                                       numba    im2col   torch   this one
-#   64x18x18,     64 filters 3x3          553        38      12         18
-#   1x105x105,    64 filters 10x10      3,080       420     487        229
-#   64x48x48,    128 filters 7x7            -     3,986     731      1,190
-#   128x21x21,   128 filters 4x4        5,109       238      92        149
-#   128x9x9,     256 filters 4x4          961        30      23         31
+#   64x18x18,     64 filters 3x3          933        28       8         20
+#   1x105x105,    64 filters 10x10      4,047       384     494        268
+#   64x48x48,    128 filters 7x7            -     2,152     671      1,048
+#   128x21x21,   128 filters 4x4        7,780       198      91        184
+#   128x9x9,     256 filters 4x4        1,528        26      23         41
 
 TILE, DW_TILE = 384, 1024  # outputs in a tile, about
 SHIFTS, DW_TAPS = 8192, 64  # numbers in a buffer, four channels at least: 32 KB, a level-1 cache; taps of an owner

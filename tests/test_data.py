@@ -114,11 +114,13 @@ def test_training_validation_and_test_drawers_are_12_4_and_4_others(omniglot):
     assert koch.only_drawers(nobody_says, "test") is nobody_says
 
 
-@pytest.mark.parametrize("damage", ["a character", "a drawing"])
+@pytest.mark.parametrize("damage", ["a character", "a drawing", "greys"])
 def test_an_omniglot_that_is_not_whole_is_refused(omniglot, damage):
     folder, found = omniglot
     if damage == "a character":
         found["images_background.zip"].popitem()
+    elif damage == "greys":
+        found["images_evaluation.zip"]["M", "character00"][3] = np.full((105, 105), 0.5, np.float32)
     else:
         found["images_evaluation.zip"]["M", "character00"].pop()
     with pytest.raises(koch.UserError, match="do not hold 20 drawings of 1,?623 characters"):

@@ -229,6 +229,15 @@ def test_a_folder_of_classes_is_one_alphabet(own):
     assert drawings.images[0, 2].max() == drawings.images[2, 2].max() == 0
 
 
+def test_grey_pictures_after_a_black_and_white_one_stay_grey(tmp_path):
+    for name in ("a", "b"):
+        save(grey(drawing(1)).convert("1"), tmp_path / name / "0.png")
+        save(grey(drawing(2)), tmp_path / name / "1.png")
+    drawings = koch.as_drawings(koch.read_classes(tmp_path, functools.partial(koch.read_picture, ink="dark")))
+    assert drawings.images.dtype == torch.float32
+    assert np.array_equal(drawings.images[0], [drawing(1), drawing(2)])
+
+
 def test_folders_of_classes_are_alphabets(own, tmp_path):
     for path in list(own.iterdir()):
         path.rename(own / f"Runes-{path.name}")

@@ -83,7 +83,7 @@ SHAPES = (  # N, C, H, W, F, KH, KW
     ("filters as large as the image", (2, 3, 4, 5, 2, 4, 5)),
     ("filters of one pixel", (2, 3, 4, 5, 2, 1, 1)),
 )
-MEDIUM = "4 images, 8 to 8 channels, 20x20", (4, 8, 20, 20, 8, 3, 3)
+MEDIUM = "2 images, 4 to 8 channels, 16x16", (2, 4, 16, 16, 8, 3, 3)
 
 
 def convolution_inputs(draw, shape, bias=True, dtype=np.float64):
@@ -146,8 +146,8 @@ def pooling_cases(draw):
     yield case("numbers that are all negative", signed(draw, 2, 1, 2, 2), -1 - draw.random((2, 1, 4, 4)))
     drawing = (draw.random((2, 1, 12, 12)) < 0.4).astype(float)
     yield case("a drawing, with ties everywhere", signed(draw, 2, 1, 6, 6), drawing)
-    large = signed(draw, 32, 32, 16, 16), signed(draw, 32, 32, 32, 32)
-    yield case("32 images, 32 channels, 32x32", *large, timed=True)
+    large = signed(draw, 8, 16, 16, 16), signed(draw, 8, 16, 32, 32)
+    yield case("8 images, 16 channels, 32x32", *large, timed=True)
 
 
 def join_and_loss_cases(draw):
@@ -233,8 +233,8 @@ def sgd_cases(draw):
     for epoch in (0, 3, 10, 40):
         sentence = f"the momentum at epoch {epoch}: from 0.5 in a line to 0.9 at epoch 10, then constant"
         yield Case(sentence, "call", ("learning.paper_momentum", epoch, 0.9, 10))
-    large = {"twin.0.weight": signed(draw, 1000, 1000)}
-    yield Case("a step of a million weights", "steps", (large, large, (0.1, 0.9, 0.01)), timed=True)
+    large = {"twin.0.weight": signed(draw, 500, 500)}
+    yield Case("a step of 250,000 weights", "steps", (large, large, (0.1, 0.9, 0.01)), timed=True)
 
 
 def some_drawings(draw, n_characters=(3, 2, 7, 4, 1), n_drawers=5, side=6):
