@@ -55,7 +55,7 @@ def main(arguments=None):
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"reference_numpy: {error.filename or 'a file'} cannot be read or written ({error})", file=sys.stderr)
     except KeyboardInterrupt:
-        print("\nreference_numpy: stopped; what is in runs/ can be used", file=sys.stderr)
+        print("\nreference_numpy: stopped; a best.npz in runs/ can be used", file=sys.stderr)
         return 130
     return 2
 

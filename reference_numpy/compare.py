@@ -177,7 +177,7 @@ def measure(forward, backward, arguments, dout):
     """
     out, cache = forward(*arguments)  # compiles, where something does
     gradients = backward(dout, cache)
-    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    gradients = tuple(gradients) if isinstance(gradients, (tuple, list)) else (gradients,)
     kept = np.array(out), tuple(None if g is None else np.array(g) for g in gradients)
     forwards, backwards = [], []
     while len(forwards) < 3 or sum(forwards) + sum(backwards) < BUDGET:
@@ -286,9 +286,13 @@ def answer(pipe, module, operation, arguments, dout):
 
 def load(module):
     """Import a module by its name or the path of its file."""
-    path = Path(module) if module.endswith(".py") else Path(f"{module}.py")
-    sys.path[:0] = [str(path.resolve().parent), os.getcwd()]
-    return importlib.import_module(path.stem)
+    sys.path[:0] = [str(Path(module).resolve().parent), os.getcwd()]
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    spec = importlib.util.spec_from_file_location(Path(module).stem, module)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 # The table ------------------------------------------------------------------------------------------------------------
 
@@ -305,6 +309,8 @@ def compare(module="", full=False, limit=10.0):
         raise UserError("compare measures against torch, which is not installed; pip install torch") from error
     if module and not Path(module).is_file() and importlib.util.find_spec(module.partition(".")[0]) is None:
         raise UserError(f"there is no module {module} here; name a .py file or a module of this folder")
+    if not 0 < limit < 1e6:
+        raise UserError(f"--limit is more than 0 seconds and less than a million, not {limit:g}")
     torch.set_num_threads(numba.get_num_threads())
     product, bandwidth = machine_rates()
     print(f"{numba.get_num_threads()} threads; peak: NumPy's float32 matrix product, {product / 1e9:.0f} GFLOP/s")

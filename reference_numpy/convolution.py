@@ -83,7 +83,7 @@ def dw_taps(dout, x):
 
 # Rung 3: the loops of rung 1, compiled, on all cores ------------------------------------------------------------------
 # Whatever runs in parallel owns what it writes, so that no two threads meet and the result is the same for any number
-# of threads: an output plane in forward, an image's channel in dx, a filter in dw. Sums are kept in float64.
+# of threads: an output plane in forward, an image's channel in dx, a filter in dw. Compiled, sums are kept in float64.
 
 @kernel(parallel=True)
 def forward_numba(x, w):
@@ -195,6 +195,7 @@ def tap_rows(k0, k1, KH, KW, line, S):
     """Return where the rows of taps k0 .. k1 begin in a buffer with rows of S numbers, and lines of so many.
 
     A tap k counts (c, i, j) in row-major order; the buffer's first channel is that of tap k0.
+    Returns int64, as many as k1 - k0 rounded up to fours, for add_dots; beyond the last tap 0.
     """
     rows = np.zeros(-(-(k1 - k0) // 4) * 4, np.int64)
     for k in range(k0, k1):
@@ -223,7 +224,7 @@ def forward_blocked(x, w):
             c1 = min(C, c0 + n_channels)
             gather(buffer, x, (n0, n1, y0, y1 + KH - 1, OW), c0, c1, KW)
             filters = w.reshape(F, C * taps)[:, c0 * taps : c1 * taps]
-            buffer_rows = tap_rows(c0 * taps, c1 * taps, KH, KW, line, S)[: (c1 - c0) * taps]
+            buffer_rows = tap_rows(c0 * taps, c1 * taps, KH, KW, line, S)
             add_product(block.reshape(-1), np.arange(F) * L, filters, buffer.reshape(-1), buffer_rows, L)
         scatter(out, block, (n0, n1, y0, y1, OW), 0, F, 1)
     return out

@@ -43,21 +43,23 @@ def find_arrays(name, data_dir=""):
     return next((path for path in paths if path.is_file()), None)
 
 def open_sound(path):
-    """Open a .npz file if all its arrays are there and as they were written; NumPy does not look. Raises ValueError."""
+    """Open a .npz file if all its arrays are there and as they were written; NumPy does not look. Else it raises an error."""
     kept, end = np.load(path), Path(path).read_bytes().rpartition(b"PK\5\6")[2]
     if kept.zip.testzip() is not None or len(kept.files) != int.from_bytes(end[6:8], "little"):
         raise ValueError("it is not as it was written")
     return kept
 
-def load_arrays(name, data_dir=""):
-    """Return the arrays of a .npz file of koch.py as a dict, its bits unpacked as images. Raises UserError."""
+def load_arrays(name, fields, data_dir=""):
+    """Return the named arrays of a .npz file of koch.py as a dict, and its bits unpacked as images. Raises UserError."""
     path = find_arrays(name, data_dir)
     if path is None:
         path = Path(data_dir or os.environ.get("KOCH_DATA") or "data", name)
-        raise UserError(f"{path} is not there; run python koch.py train first: it keeps its drawings there")
+        option = " --data invented" if name == "invented.npz" else ""
+        raise UserError(f"{path} is not there; run python koch.py train{option} first: it keeps its drawings")
     try:
         with open_sound(path) as kept:
-            return dict(kept) | {"images": np.unpackbits(kept["bits"], axis=-1, count=105)}
+            arrays = {field: kept[field] for field in fields}
+            return arrays | {"images": np.unpackbits(kept["bits"], axis=-1, count=105)}
     except Exception as error:  # NumPy raises whatever a damaged file makes it stumble over
         raise UserError(f"{path} is damaged; delete it and run python koch.py train") from error
 
@@ -69,7 +71,7 @@ def load_splits(data_set="auto", data_dir=""):
     """
     if data_set == "auto":
         data_set = "omniglot" if find_arrays("omniglot.npz", data_dir) else "invented"
-    kept, splits = load_arrays(f"{data_set}.npz", data_dir), []
+    kept, splits = load_arrays(f"{data_set}.npz", ("alphabet", "names"), data_dir), []
     for first, end in ((0, 30), (30, 40), (40, 50)):
         chosen = (kept["alphabet"] >= first) & (kept["alphabet"] < end)
         names = tuple(kept["names"][first:end].tolist())
@@ -78,7 +80,7 @@ def load_splits(data_set="auto", data_dir=""):
 
 def load_lake(data_dir=""):
     """Load Lake's 400 one-shot trials, 20-way, each within one alphabet (§4.3). Raises UserError."""
-    kept = load_arrays("lake.npz", data_dir)
+    kept = load_arrays("lake.npz", Trials._fields[1:], data_dir)
     return Trials(*(kept[name] for name in Trials._fields))
 
 def wilson_interval(n_right, n, z=1.96):
@@ -91,9 +93,12 @@ def wilson_interval(n_right, n, z=1.96):
 
 def to_input(images, size):
     """Turn drawings into a net's input: (N, 105, 105) uint8 -> (N, 1, size, size) float32 in [0, 1]; means of areas."""
-    factor = images.shape[-1] // size
-    means = images.reshape(len(images), 1, size, factor, size, factor).mean((3, 5), dtype=np.float32)
-    return np.ascontiguousarray(means)
+    side, i = images.shape[-1], np.arange(size)
+    first, end = i * side // size, -(-(i + 1) * side // size)  # a new pixel is the mean of rows and columns first .. end
+    sums = np.pad(images.cumsum(1, dtype=np.float32).cumsum(2), ((0, 0), (1, 0), (1, 0)))  # of all above and left of it
+    rows = sums[:, end] - sums[:, first]
+    totals = rows[:, :, end] - rows[:, :, first]  # (N, size, size)
+    return np.ascontiguousarray(totals / np.float32(np.outer(end - first, end - first)))[:, None]
 
 def distort(images, rng, strength=1.0):
     """Distort each image by an affine map of its own (§3.2); what comes in from outside is paper.
@@ -131,8 +136,9 @@ def affine(images, theta, rho_x, rho_y, s_x, s_y, t_x, t_y):
     return out[:, None]
 
 def draw_batch(drawings, n_alphabets, n_characters, n_drawings, rng):
-    """Draw a minibatch: of each of some alphabets some characters, of each character some drawings, all different.
+    """Draw a minibatch: alphabets, which may repeat, characters of each, drawings of each character, which do not.
 
+    drawings: Drawings; rng: numpy.random.Generator
     Each alphabet is turned and mirrored as a whole, by chance: one of the square's eight symmetries (deviates).
     Returns images (A, n, H, W) uint8 and their characters (A, n) int64, n = n_characters * n_drawings.
     Raises UserError if there are too few.
@@ -179,8 +185,11 @@ def print_trials(title, rows):
     """Print rows of (name, fraction right, number of trials, or None without an interval) below a title."""
     print(f"\n{title:<60}  right   95 % interval")
     for name, accuracy, n in rows:
-        low, high = wilson_interval(accuracy * n, n) if n else (0, 0)
-        print(f"  {name:<58}{100 * accuracy:6.2f} %" + (f"{100 * low:8.1f} .. {100 * high:.1f}" if n else ""))
+        interval = ""
+        if n:
+            low, high = wilson_interval(accuracy * n, n)
+            interval = f"{100 * low:8.1f} .. {100 * high:.1f}"
+        print(f"  {name:<58}{100 * accuracy:6.2f} %{interval}")
 
 def one_shot_answers(features, logit, trials):
     """Answer every trial alone: the position of the support image that is most likely the test image's character.

@@ -32,7 +32,7 @@ def gradcheck(forward, backward, *arguments, n_entries=20, step=1e-5, tolerance=
     out, cache = forward(*(a.copy() if c else a for a, c in zip(arguments, checked)))
     dout = rng.standard_normal(np.shape(out))  # the scalar whose gradients are checked is sum(out * dout)
     gradients = backward(dout.copy(), cache)
-    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    gradients = tuple(gradients) if isinstance(gradients, (tuple, list)) else (gradients,)
     gradients += (None,) * (len(arguments) - len(gradients))
     errors = []
     for i, argument in enumerate(arguments):

@@ -7,7 +7,7 @@ N images, C channels, H x W pixels, F filters, KH x KW taps, D features, in the 
 arrays of a call have one dtype, float32 or float64, and so has what comes back. Nothing is changed in place, and
 nothing is kept from call to call: the two twins share their weights, so that every layer runs twice before it runs
 backwards, and a layer that remembered its last input would give the first twin a wrong gradient.
-Wrong shapes and dtypes raise a ValueError that names them.
+Wrong shapes and dtypes raise a ValueError that names them (relu, pool and pad do not compare dout's dtype with x's).
 """
 
 import numpy as np
@@ -53,7 +53,8 @@ def conv2d_backward(dout, cache):
     check(dout.shape == (N, F, H - KH + 1, W - KW + 1), dout, x, w)
     dout = np.ascontiguousarray(dout)
     _, dx, dw = RUNGS[rung]
-    return dx(dout, w), dw(dout, x), dout.sum((0, 2, 3)) if has_bias else None
+    db = dout.sum((0, 2, 3)) if has_bias else None
+    return dx(dout, w), dw(dout, x), db
 
 def pad_forward(x, margin=1):
     """Put a margin of zeros around images: (N, C, H, W) -> (N, C, H + 2 * margin, W + 2 * margin)."""
@@ -65,6 +66,7 @@ def pad_forward(x, margin=1):
 
 def pad_backward(dout, margin):
     """Return dx: dout without the margin."""
+    check(dout.ndim == 4 and min(dout.shape[2:]) > 2 * margin, dout)
     H, W = dout.shape[2:]
     return dout[:, :, margin : H - margin, margin : W - margin].copy()
 
@@ -109,7 +111,8 @@ def to_largest(dout, first, shape):
         for y in range(dout.shape[2]):
             slopes, which, upper, lower = dout[n, c, y], first[n, c, y], dx[n, c, 2 * y], dx[n, c, 2 * y + 1]
             for z in range(dout.shape[3]):
-                (upper if which[z] < 2 else lower)[2 * z + which[z] % 2] = slopes[z]
+                row = upper if which[z] < 2 else lower
+                row[2 * z + np.intp(which[z]) % 2] = slopes[z]
     return dx
 
 # Elementwise and fully connected layers (§3.1) ------------------------------------------------------------------------
@@ -183,7 +186,7 @@ def batchnorm_backward(dout, cache):
 
 @kernel(parallel=True)
 def moments(planes):
-    """Return each channel's mean and variance, (C,) both; planes: (N, C, pixels). Sums are kept in float64."""
+    """Return each channel's mean and variance, (C,) both; planes: (N, C, pixels). Compiled, sums are kept in float64."""
     N, C, P = planes.shape
     mean, var = np.empty(C, planes.dtype), np.empty(C, planes.dtype)
     for c in prange(C):
@@ -248,12 +251,12 @@ def l1_join_backward(dout, cache):
     check(dout.shape == difference.shape[:-1], dout, difference)
     dalpha = np.einsum("n,nd->d", dout.reshape(-1), np.abs(difference).reshape(dout.size, -1))
     dh = np.sign(difference) * alpha[0] * dout[..., None]
-    return unbroadcast(dh, shape1), unbroadcast(-dh, shape2), dalpha[None], dout.sum(keepdims=True).reshape(1)
+    return unbroadcast(dh, shape1), unbroadcast(-dh, shape2), dalpha[None], dout.sum().reshape(1)
 
 def unbroadcast(gradient, shape):
     """Sum a gradient over the axes along which its array of this shape was repeated."""
     gradient = gradient.sum(tuple(range(gradient.ndim - len(shape))))
-    repeated = tuple(i for i, n in enumerate(shape) if n == 1 < gradient.shape[i])
+    repeated = tuple(i for i, n in enumerate(shape) if n == 1)
     return gradient.sum(repeated, keepdims=True)
 
 def bce_with_logits_forward(logits, same):

@@ -13,7 +13,8 @@ from .products import product
 
 def of_layer(setting, name):
     """Return the setting of the layer that the parameter belongs to: "twin.0" of "twin.0.weight"."""
-    return setting[name.rpartition(".")[0]] if isinstance(setting, dict) else setting
+    number = setting[name.rpartition(".")[0]] if isinstance(setting, dict) else setting
+    return float(number)  # a number of NumPy's would make float64 of float32
 
 def sgd(parameters, gradients, velocity, learning_rate, momentum=0.0, l2=0.0):
     """Take one step of gradient descent with momentum and an L2 penalty, layer by layer (§3.2).
@@ -49,7 +50,7 @@ def paper_momentum(epoch, momentum, n_epochs):
     return 0.5 + (momentum - 0.5) * min(1.0, epoch / n_epochs)
 
 def warmup_cosine(step, n_steps, warmup):
-    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine (koch.py's default)."""
+    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine (koch.py's fast recipe)."""
     return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 def muon(parameters, gradients, velocity, learning_rate, weight_decay=0.0, momentum=0.95):
@@ -59,6 +60,7 @@ def muon(parameters, gradients, velocity, learning_rate, weight_decay=0.0, momen
     coefficients: Keller Jordan, github.com/KellerJordan/Muon.
     Returns the new parameters and the new velocity ({} at first).
     """
+    learning_rate, weight_decay = float(learning_rate), float(weight_decay)  # as in of_layer
     new, moved = dict(parameters), {}
     for name, gradient in gradients.items():
         w = parameters[name]
@@ -84,6 +86,7 @@ def adamw(parameters, gradients, moments, learning_rate, weight_decay=0.0, beta1
     moments: {} at first, then what the last step returned: {name: (mean, mean square, steps)}
     Returns the new parameters and the new moments.
     """
+    learning_rate, weight_decay = float(learning_rate), float(weight_decay)  # as in of_layer
     new, moved = dict(parameters), {}
     for name, gradient in gradients.items():
         mean, square, steps = moments.get(name, (0.0, 0.0, 0))

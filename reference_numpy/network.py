@@ -18,7 +18,7 @@ TWINS = {
         "conv2d relu "  # (256, 6, 6)
         "flatten linear sigmoid"  # (9216,) -> (4096,)
     ).split(),
-    35: (
+    35: (  # ours: §4.4 has "a reduced version of our model" and does not print it
         "conv2d maxpool2x2 batchnorm relu "  # (32, 32, 32) -> (32, 16, 16)
         "conv2d_same batchnorm relu "  # (64, 16, 16)
         "conv2d_same maxpool2x2 batchnorm relu "  # (64, 8, 8)
@@ -35,7 +35,6 @@ CONVOLUTIONS = {  # filters (F, C, KH, KW), in order
 }
 CONVOLUTIONS[51] = CONVOLUTIONS[35]
 LINEAR = {105: (4096, 9216), 35: (512, 1024), 51: (512, 2304)}  # (features, inputs)
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # what no gradient belongs to
 
 def initial_parameters(size, rng, dtype=np.float32):
     """Draw a net's parameters as koch.py does at its start.
@@ -74,7 +73,8 @@ def size_of(parameters):
         linear = np.shape(parameters.get(f"twin.{kinds.index('linear')}.weight"))
         if (first, linear) == (CONVOLUTIONS[size][0], LINEAR[size]):
             return size
-    raise ValueError(f"no net of size {' or '.join(map(str, TWINS))} has first filters of shape {first}")
+    sizes = " or ".join(map(str, TWINS))
+    raise ValueError(f"no net of size {sizes} has first filters of shape {first} and a linear layer as this")
 
 def features_forward(parameters, images, training=False):
     """Compute one twin's features.
@@ -129,15 +129,15 @@ def running_statistics(parameters, caches):
     new = dict(parameters)
     for kind, name, cache in caches:
         if kind == "batchnorm":
-            mean, var = layers.batchnorm_running(cache)
-            count = parameters[f"{name}.num_batches_tracked"] + 1
-            new |= dict(zip((f"{name}.{statistic}" for statistic in STATISTICS), (mean, var, count)))
+            new[f"{name}.running_mean"], new[f"{name}.running_var"] = layers.batchnorm_running(cache)
+            new[f"{name}.num_batches_tracked"] = np.array(parameters[f"{name}.num_batches_tracked"] + 1)
     return new
 
 def siamese_forward(parameters, x1, x2, training=False):
     """Return the logit that each two images are of one character (§3.1).
 
     x1, x2: (N, 1, size, size) of the parameters' dtype, in [0, 1], 1 = ink
+    In training each twin is normalised by its own minibatch; koch.py normalises both together.
     Returns logits (N,) and the cache. p = sigmoid(logit).
     """
     h1, twin1 = features_forward(parameters, x1, training)

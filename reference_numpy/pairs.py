@@ -18,8 +18,9 @@ class Pairs(NamedTuple):
     same: np.ndarray
 
 def draw_pairs(drawings, n_pairs, rng):
-    """Draw pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
+    """Draw pairs, equal numbers of each alphabet (§4.2).
 
+    ours: both drawings are of one alphabet, and every other pair is of one character; the paper prints neither.
     drawings: Drawings with every drawer's drawing of every character; alphabets of one character are left out
     rng: numpy.random.Generator
     Returns Pairs: a same pair is of two different drawings, a different one of two characters of one alphabet, each
@@ -69,11 +70,8 @@ def train_on_pairs(parameters, drawings, rng, n_pairs=256, n_epochs=10, batch=32
     for epoch in range(n_epochs):
         eta = learning.paper_learning_rate(epoch, learning_rate)
         mu = learning.paper_momentum(epoch, momentum, max(1, n_epochs - 1))
-        order = rng.permutation(n_pairs)
-        for start in range(0, n_pairs, batch):
-            chosen = order[start : start + batch]
+        for chosen in np.array_split(rng.permutation(n_pairs), -(-n_pairs // batch)):  # nearly equal parts
             x1, x2 = (to_input(images[which[chosen]], size) for which in (pairs.first, pairs.second))
-            step = pair_step(parameters, velocity, x1, x2, pairs.same[chosen], eta, mu)
-            parameters, velocity, loss = step
+            parameters, velocity, loss = pair_step(parameters, velocity, x1, x2, pairs.same[chosen], eta, mu)
             losses[epoch] += loss * len(chosen) / n_pairs
     return parameters, losses

@@ -1,8 +1,9 @@
-"""Train the reduced net (35x35 pixels) without torch: koch.py's default recipe, with fewer steps (§3.2)."""
+"""Train the reduced net (35x35 pixels) without torch: koch.py's fast recipe, less its bends and looks (§3.2)."""
 
 import csv
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -80,9 +81,10 @@ def train(data_set="auto", data_dir="", steps=1200, seed=0, name=""):
         raise UserError(f"--steps is at least 1, not {steps}")
     if seed < 0:
         raise UserError(f"--seed is at least 0, not {seed}")
-    if Path(name).name != name:
+    if not re.fullmatch(r"(\w[\w.,=+-]*)?", name):
         raise UserError(f"--name is the name of a folder in runs/, not {name!r}")
     training, validation, test, data_set = data.load_splits(data_set, data_dir)
+    final = final_trials(test, data_set, data_dir)  # what would fail at the end fails here
     run = new_folder(name or f"reference-{data_set}-{SIZE}-seed{seed}")
     trials = data.one_shot_trials(validation, 20, N_VALIDATION, np.random.default_rng(TRIALS_SEED))
     counts = f"{len(training.images)} training, {len(validation.images)} validation characters"
@@ -101,9 +103,9 @@ def train(data_set="auto", data_dir="", steps=1200, seed=0, name=""):
             left = (time.perf_counter() - started) / step * (steps - step)
             right = f"{100 * accuracy:.1f} % of the validation trials right"
             print(f"step {step:,} of {steps:,}: loss {loss:.3f}, {right}, {left:.0f} s left", flush=True)
-    write_log(rows, run)
     parameters, _ = load_checkpoint(run / "best.npz")
-    accuracy = report(parameters, test, data_set, data_dir)
+    accuracy = report(parameters, data_set, *final)
+    write_log(rows, run)
     print(f"\nin {run}/: best.npz, curves.png, log.csv")
     return accuracy
 
@@ -133,18 +135,20 @@ def write_log(rows, run):
     right.set(xlabel="step", ylabel="validation trials right (%)")
     figure.savefig(run / "curves.png", dpi=110)
 
-def report(parameters, test, data_set, data_dir):
-    """Answer Lake's 400 trials, or 400 drawn from invented alphabets where his are not there; print, and return."""
+def final_trials(test, data_set, data_dir):
+    """Return a title, the Trials that end a training, Lake's or 400 of invented alphabets, and what others get of them."""
     if data_set == "omniglot" or data.find_arrays("lake.npz", data_dir):
-        trials, title = data.load_lake(data_dir), "Lake's 400 one-shot trials, within one alphabet"
-        rows = [("people", 0.955, None), ("the paper's convolutional siamese net", 0.92, 400)]
-    else:
-        trials = data.one_shot_trials(test, 20, 400, np.random.default_rng(TRIALS_SEED))
-        title, rows = "400 one-shot trials within invented alphabets", []
+        others = [("people", 0.955, None), ("the paper's convolutional siamese net", 0.92, 400)]
+        return "Lake's 400 one-shot trials, within one alphabet", data.load_lake(data_dir), others
+    trials = data.one_shot_trials(test, 20, 400, np.random.default_rng(TRIALS_SEED))
+    return "400 one-shot trials within invented alphabets", trials, []
+
+def report(parameters, data_set, title, trials, others):
+    """Answer trials, print the fraction right below what others get of them, and return it."""
     right = float((answers(parameters, trials) == trials.answers).mean())
     pixels = baselines.PixelNearestNeighbour()
-    rows += [(f"this net, trained on {data_set}", right, 400), (pixels.name, baselines.accuracy(pixels, trials), 400)]
-    data.print_trials(title, [*rows, ("chance (20-way)", 1 / 20, None)])
+    ours = (f"this net, trained on {data_set}", right, 400), (pixels.name, baselines.accuracy(pixels, trials), 400)
+    data.print_trials(title, [*others, *ours, ("chance (20-way)", 1 / 20, None)])
     return right
 
 # Files ----------------------------------------------------------------------------------------------------------------

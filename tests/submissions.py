@@ -123,7 +123,7 @@ MISTAKES = [
       "for n in range(1):\n                        for y in range(OH):"),
     M("6", "layers", "the last maximum", "if value > best or value != value:", "if value >= best or value != value:"),
     M("6", "layers", "never below 0", "best, where = x[n, c, 2 * y, 2 * z], 0", "best, where = 0.0, 0"),
-    M("6", "layers", "the gradient in the upper row", "(upper if which[z] < 2 else lower)", "upper"),
+    M("6", "layers", "the gradient in the upper row", "row = upper if which[z] < 2 else lower", "row = upper"),
     M("7", "layers", "no absolute value", 'np.einsum("...d,d->...", np.abs(difference), alpha[0])',
       'np.einsum("...d,d->...", difference, alpha[0])'),
     M("7", "layers", "dh2 has dh1's sign", "unbroadcast(-dh, shape2)", "unbroadcast(dh, shape2)"),

@@ -82,6 +82,7 @@ def test_a_single_array_is_one_gradient(draw):
     x = draw.standard_normal((2, 3))
     assert gradcheck(lambda x: (x**3, x), lambda dout, x: 3 * x * x * dout, x).passed
     assert not gradcheck(lambda x: (x**3, x), lambda dout, x: 3 * x * dout, x).passed
+    assert gradcheck(lambda x: (x**3, x), lambda dout, x: [3 * x * x * dout], x).passed  # in a list
 
 
 def test_a_gradient_of_zero_passes_where_nothing_depends_on_the_argument(draw):

@@ -474,7 +474,11 @@ def test_steps_change_nothing_in_place_and_leave_what_has_no_gradient(draw):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_steps_keep_the_dtype(dtype):
     parameters, gradients = ({name: w.astype(dtype) for name, w in filled(i, *SHAPES).items()} for i in range(2))
-    for step, settings in ((learning.sgd, (0.1, 0.9, 0.1)), (learning.muon, (0.1, 0.1)), (learning.adamw, (0.1, 0.1))):
+    rate = np.float64(0.1)
+    for step, settings in (
+        (learning.sgd, (0.1, 0.9, 0.1)), (learning.sgd, (rate, rate, rate)), (learning.muon, (0.1, 0.1)),
+        (learning.muon, (rate, rate)), (learning.adamw, (0.1, 0.1)), (learning.adamw, (rate, rate)),
+    ):  # fmt: skip
         new, state = step(parameters, gradients, {}, *settings)
         new, _ = step(new, gradients, state, *settings)
         assert {w.dtype for w in new.values()} == {np.dtype(dtype)}

@@ -54,7 +54,8 @@ def here(tmp_path, monkeypatch):
 
 def test_images_shrink_as_kochs_do():
     images = random_drawings().images[:, 0]
-    assert np.allclose(data.to_input(images.numpy(), 35), koch.to_input(images, 35).numpy(), atol=1e-6)
+    for size in (35, 51):
+        assert np.allclose(data.to_input(images.numpy(), size), koch.to_input(images, size).numpy(), atol=1e-6)
     assert np.array_equal(data.to_input(images.numpy(), 105), koch.to_input(images, 105).numpy())
 
 
@@ -226,6 +227,12 @@ def test_same_weights_same_answers_at_size_35(invented, request):
 # Without torch --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.compiled
+def test_numbas_threads_are_those_that_sleep_while_they_wait(tmp_path):
+    code = "import reference_numpy.compare, numba\nnumba.get_num_threads()\nprint(numba.threading_layer())"
+    assert run_python(code, tmp_path).stdout.split() == ["workqueue"]
+
+
 @pytest.mark.thorough
 def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # away from invented alphabets that are kept in data/
@@ -246,7 +253,7 @@ print("status", main(["train", "--steps", "2", "--data", "invented", "--name", "
 def test_what_koch_keeps_is_read_and_split_alike(here):
     drawings = random_drawings((3,) * 50, 20)
     koch.kept(here / "data" / "invented.npz", koch.Drawings, lambda: drawings)
-    kept = data.load_arrays("invented.npz")
+    kept = data.load_arrays("invented.npz", ("alphabet", "names"))
     assert np.array_equal(kept["images"], drawings.images.numpy())
     for theirs, wanted in zip(LOAD_SPLITS("auto")[:3], koch.split(drawings), strict=True):
         assert np.array_equal(theirs.images, wanted.images.numpy()) and theirs.names == wanted.names
@@ -263,6 +270,14 @@ def test_lakes_trials_are_kochs(here):
     assert all(np.array_equal(mine, theirs.numpy()) for mine, theirs in zip(ours, trials))
 
 
+def test_trials_that_are_damaged_are_found_before_the_training(here):
+    koch.kept(here / "data" / "invented.npz", koch.Drawings, lambda: random_drawings((20,) * 50, 20))
+    np.savez(here / "data" / "lake.npz", bits=np.zeros((800, 105, 14), np.uint8))
+    with pytest.raises(UserError, match="lake.npz is damaged"):
+        train.train("invented", steps=1)
+    assert not (here / "runs").exists()
+
+
 def test_missing_and_damaged_arrays_are_one_line(here):
     with pytest.raises(UserError, match="run python koch.py train first"):
         data.load_lake()
@@ -277,7 +292,7 @@ def test_missing_and_damaged_arrays_are_one_line(here):
     content[places[1] + 32 : places[1] + 34] = length.to_bytes(2, "little")
     (here / "data/some.npz").write_bytes(content)
     with pytest.raises(UserError, match="some.npz is damaged"):
-        data.load_arrays("some.npz")
+        data.load_arrays("some.npz", ("alphabet", "names"))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +304,8 @@ def test_missing_and_damaged_arrays_are_one_line(here):
         (["train", "--step", "3"], "--step"),
         (["train", "--data-dir", "nowhere", "--data", "omniglot"], "omniglot.npz is not there; run python koch.py"),
         (["train", "--name", "a/b"], "--name"),
+        (["train", "--name", ".."], "--name"),
+        (["compare", "--limit", "nan"], "--limit"),
         (["compare", "no_such_module"], "no_such_module"),
         ([], "COMMAND"),
     ],
