@@ -278,17 +278,17 @@ def test_a_file_with_a_forbidden_import_or_a_syntax_error_is_replaced_by_one_tha
 
 def test_a_folder_with_the_name_of_a_file_stops_nothing(tmp_path):
     (tmp_path / "layers.py").mkdir()
-    assert not sandbox.refuse(tmp_path) and report.runs_of(tmp_path) == {}
+    sandbox.refuse(tmp_path)
+    assert report.runs_of(tmp_path) == {}
 
 
 def test_permitted_imports_and_those_of_a_self_test_are_left(tmp_path):
     text = "import math, numpy as np\nfrom numba import njit\nfrom helper import f\nfrom given import check\n"
     text += 'if __name__ == "__main__":\n    import torch\n'
+    text += "def f():\n    from .helper import g\n"
     write(tmp_path / "one", layers=text, helper="import itertools\n")
-    assert not sandbox.refuse(tmp_path / "one")
+    sandbox.refuse(tmp_path / "one")
     assert (tmp_path / "one" / "layers.py").read_text() == text
-    write(tmp_path / "two", layers="from .helper import f\n", helper="")
-    assert sandbox.refuse(tmp_path / "two")
 
 
 def test_what_is_given_has_the_answers_of_the_modules_that_may_be_used_and_no_others(tmp_path):
@@ -341,6 +341,7 @@ def renamed(text):
 
 def test_a_renamed_copy_of_the_reference_is_flagged_and_honest_solutions_are_not(tmp_path):
     write(tmp_path / "copy", **{module: renamed(solution(module)) for module in MODULES})
+    write(tmp_path / "copy" / "older", **{module: "x = 1\n" for module in MODULES})
     for name, texts in HONEST.items():
         write(tmp_path / name, **texts)
     write(tmp_path / "empty", **{path.stem: path.read_text() for path in STARTER.glob("*.py")})
@@ -546,7 +547,7 @@ def attacked(tmp_path_factory):
     known |= {"PORT": server.getsockname()[1], "VICTIM": victim.pid}
     for name, text in HOSTILE.items():
         write(folder / "submissions" / name, layers="".join(f"{k} = {v!r}\n" for k, v in known.items()) + text)
-    submissions = mark.find_submissions(folder / "submissions")
+    submissions = mark.find_submissions(folder / "submissions", mark.FILES)
     watched = folder / "outside", folder / "submissions", ROOT / "tutorials" / "assignment", ROOT / "reference_numpy"
     before, state = contents(*watched), victim_state(victim.pid)
     prepared, usable = mark.prepare(0, ["1", "2"]), tmp_path_factory.mktemp("given")
@@ -635,7 +636,7 @@ def test_as_a_plain_process_a_submission_that_hangs_or_dies_costs_itself_alone(t
     prepared = mark.prepare(0, ["1", "2"])
     for check in (True, False):
         work = lambda name, copy: mark.mark(copy, prepared, tmp_path / "given", 5, check=check)  # noqa: E731, B023
-        found = mark.for_all(mark.find_submissions(tmp_path / "submissions"), work, 2)
+        found = mark.for_all(mark.find_submissions(tmp_path / "submissions", mark.FILES), work, 2)
         for name, marks in found.items():
             assert check is False and name == "asks_torch" or all(mark.points == 0 for mark in marks.values()), name
 
@@ -674,6 +675,25 @@ class Net:
     def logit(self, h1, h2):
         return (h1 * h2).sum(1) / (h1.norm(dim=1) * h2.norm(dim=1))
 """
+PEEKING_NET = """
+import sys
+
+import torch
+
+
+class Net:
+    size = 35
+
+    def features(self, images):
+        return images.flatten(1)[:, :1]
+
+    def logit(self, h1, h2):
+        frame = sys._getframe()
+        while "where" not in frame.f_locals:
+            frame = frame.f_back
+        trials, i = frame.f_locals["trials"], frame.f_locals["i"]
+        return torch.tensor(trials.support[i] == trials.test[i] - 40).float()
+"""
 DEAD_NET = """
 import torch
 
@@ -699,6 +719,8 @@ def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path, capsys):
     nets = tmp_path / "nets"
     write(nets / "pixels", net=PIXELS_NET)
     write(nets / "dead", net=DEAD_NET)
+    write(nets / "package", net="from .mine import Net\n", mine=PIXELS_NET)
+    write(nets / "peeks", net=PEEKING_NET)
     write(nets / "none", net="class Net: pass\n")
     write(nets / "prints", net="import sys\nsys.exit()\n")
     images = (np.random.default_rng(0).random((60, 105, 105)) < 0.1).astype(np.uint8)
@@ -706,6 +728,8 @@ def test_a_score_is_that_of_the_same_trials_for_every_net(tmp_path, capsys):
     trials = {"within": Trials(images, np.arange(40, 60), np.tile(np.arange(20), (20, 1)), np.arange(20))}
     found = {path.name: score.score(path, "net:Net", trials) for path in sorted(nets.iterdir())}
     assert found["pixels"]["within right"] == 20 and found["pixels"]["parameters"] == 0
+    assert found["package"]["within right"] == 20
+    assert found["peeks"]["within right"] <= 5  # where a drawing stands says nothing of its character
     assert found["dead"]["within right"] == 0 and found["dead"]["parameters"] == 1226
     assert "has no size" in found["none"]["failure"] and "sys.exit" in found["prints"]["failure"]
     (nets / "pixels" / "best.pt").write_bytes(b"x")
@@ -731,6 +755,21 @@ def test_one_submission_alone_is_told_everything(tmp_path):
     assert said in done.stdout
 
 
+def test_a_net_may_be_handed_in_alone_and_a_name_may_be_any_bytes(tmp_path):
+    write(tmp_path / "alice", net=PIXELS_NET)
+    (tmp_path / "alice" / "weights").mkdir()
+    assert mark.find_submissions(tmp_path / "alice", ["net.py"]) == {"alice": tmp_path / "alice"}
+    os.mkdir(os.fsencode(tmp_path) + b"/M\xfcller")
+    assert sorted(mark.find_submissions(tmp_path, mark.FILES)) == ["M\\xfcller", "alice"]
+
+
+def test_what_a_submission_says_is_no_mathematics_for_the_pictures(tmp_path):
+    failed = report.Failed("a case", "", "it raised ValueError: $\\bad$", "wrong")
+    marks = {task.number: report.Mark(0, 0, 1, (failed,)) for task in COMPULSORY}
+    report.write_marks({"$\\bad$": marks, "other": marks}, dict.fromkeys(("$\\bad$", "other"), (0, "", "")), "", tmp_path)
+    assert (tmp_path / "report.png").is_file() and (tmp_path / "marks.png").is_file()
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
@@ -738,6 +777,8 @@ def test_one_submission_alone_is_told_everything(tmp_path):
         ((".",), "has no folders"),
         ((".", "--seed", "-1"), "--seed is at least 0"),
         ((".", "--at-once", "0"), "--at-once at least 1"),
+        ((".", "--mod", "net:Net"), "--mod"),
+        ((".", "--model", "net.py:Net"), "--model is MODULE:CLASS"),
         ((), "required: SUBMISSIONS"),
     ],
 )

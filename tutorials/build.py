@@ -316,6 +316,8 @@ def main():
     parser.add_argument("--check", action="store_true", help="write nothing; fail when anything differs")
     parser.add_argument("--address", default=ADDRESS, help="what the notebooks give to git clone when run alone")
     options = parser.parse_args()
+    if options.check and options.number in (["page"], ["notebooks"]):
+        parser.error("--check is for tutorials; page and notebooks are written")
     if options.number == ["page"]:
         return common.guarded("tutorials/build.py", page.write_page)
     if options.number == ["notebooks"]:
@@ -326,7 +328,8 @@ def main():
     if len(wanted) == 1:
         return common.guarded("tutorials/build.py", lambda: build(*wanted, options.check, options.address))
     more = ["--address", options.address, *(["--check"] if options.check else [])]
-    return max(subprocess.run([sys.executable, __file__, number, *more]).returncode for number in wanted)
+    ended = [subprocess.run([sys.executable, __file__, number, *more]).returncode for number in wanted]
+    return max(map(abs, ended))  # -9: killed
 
 
 if __name__ == "__main__":

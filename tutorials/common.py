@@ -11,6 +11,9 @@ from reference_numpy import data
 class Parser(koch.Parser):
     """Parse a command line as koch.py does; an error names the script."""
 
+    def __init__(self, **how):
+        super().__init__(**how, allow_abbrev=False)
+
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists what there is\n")
 

@@ -31,7 +31,7 @@ def main():
     def run():
         with koch.explained(f"{folder} is not the folder of a finished run"):
             log = json.loads((folder / "results.json").read_text())["log"]
-            draw_curves(log, folder / "curves.png")
+        draw_curves(log, folder / "curves.png")
         print(f"picture: {folder / 'curves.png'}")
 
     return common.guarded("tutorials/curves.py", run)

@@ -165,6 +165,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="trainings at a time (default: %(default)s)")
     options = parser.parse_args()
+    if min(options.seeds, options.workers) < 1 or options.seconds <= 0:
+        parser.error("--seeds and --workers are at least 1, --seconds more than 0")
     koch.load_data(koch.Config(data="omniglot"))  # kept, and an error is said once
     tried = {name: RATES if settings_of(name)["optimizer"] == "sgd" else (0.0,) for name in RUNGS}
     lines = climb_all([(name, 0, options.seconds, rate) for name in RUNGS for rate in tried[name]], options.workers)

@@ -6,9 +6,9 @@ go through koch.py's own command. Last, without any font: how often a drawing of
 if its character is among the classes, and said to be none of them if it is not.
 """
 
-import argparse
 import contextlib
 import io
+import itertools
 import json
 import math
 import sys
@@ -23,6 +23,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import koch
+from tutorials.common import Parser, guarded
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 WITH_SIGNS = "DejaVuSans DejaVuSans-Bold DejaVuSans-Oblique DejaVuSansMono DejaVuSerif DejaVuSerif-Bold".split()
@@ -34,7 +35,6 @@ SETS = {  # what is drawn, none of it alike in upper and lower case, and the fon
     "signs": ("&#%?@§€¥±÷¶∞∑∆√≠", WITH_SIGNS),
 }
 KINDS = ("clean", "sizes", "off centre", "turned", "light on dark", "rough paper", "side light", "JPEG", "all at once")
-N_STRANGERS = 200
 
 # Drawing --------------------------------------------------------------------------------------------------------------
 
@@ -118,7 +118,7 @@ def ask(folder, rng, kind, name, strangers):
 
 
 def ask_all(folder, n_queries, seed):
-    """Ask n_queries of each kind and N_STRANGERS: {row of the table: [bool, ...]}."""
+    """Ask n_queries of each kind, and then strangers of each: {row of the table: [bool, ...]}."""
     rng, found = np.random.default_rng(seed), {}
     for kind in KINDS:
         for number in range(n_queries // 12):
@@ -128,9 +128,8 @@ def ask_all(folder, n_queries, seed):
                 found.setdefault(row, []).extend(answers["right"])
             found.setdefault("named", []).extend(answers["named"])
     strange = found["none of these"] = []
-    while len(strange) < N_STRANGERS:
-        kind, name = KINDS[len(strange) % len(KINDS)], ("letters", "signs")[len(strange) % 3 % 2]
-        answers = ask(folder / "strangers" / str(len(strange)), rng, kind, name, True)
+    for kind, name, number in itertools.product(KINDS, ("letters", "signs"), range(2)):  # there are only twelve digits
+        answers = ask(folder / f"strangers {kind}" / f"{name}{number}", rng, kind, name, True)
         strange.extend(not named for named in answers["named"])
     return found
 
@@ -159,11 +158,13 @@ def named_and_none(net, h, alphabet, n_way, n_shot, n_trials=2000):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser(prog="own_pictures.py", description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=72, help="of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="draws them (default: %(default)s)")
     parser.add_argument("--keep", type=Path, help="an empty folder to keep the pictures in")
     options = parser.parse_args()
+    if options.queries < 12:
+        parser.error("--queries is at least 12, one of each class")
     with tempfile.TemporaryDirectory() as temporary:
         found = ask_all(options.keep or Path(temporary), options.queries, options.seed)
     for row, values in found.items():
@@ -178,4 +179,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded("own_pictures.py", main))

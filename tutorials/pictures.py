@@ -187,7 +187,8 @@ def draw_marks(cells, points, tasks, path):
             white = state == "cannot be imported" or state == "wrong" and share > 0.6
             axes.text(x, y, text, fontsize=6.5, ha="center", va="center", color="white" if white else INK)
     axes.set_xticks(range(len(tasks)), tasks, rotation=40, ha="right", fontsize=7.5)
-    axes.set_yticks(range(len(names)), [f"{name[:24]}  {points[name]:g}" for name in names], fontsize=7.5)
+    rows = [f"{name[:24]}  {points[name]:g}" for name in names]
+    axes.set_yticks(range(len(names)), rows, fontsize=7.5, parse_math=False)
     axes.vlines(np.arange(len(tasks) - 1) + 0.5, -0.5, len(names) - 0.5, "white", linewidth=1)
     axes.hlines(np.arange(len(names) - 1) + 0.5, -0.5, len(tasks) - 0.5, "white", linewidth=1)
     axes.tick_params(length=0)
@@ -215,7 +216,7 @@ def draw_class_report(lines, shares, points, most, path):
         y -= 0.04
         for line in below[:10]:
             wrapped = textwrap.wrap(line, 135, subsequent_indent="   ", max_lines=4, placeholder=" ... (report.md)")
-            page.text(0.02, y, "\n".join(wrapped), fontsize=8.5, va="top", linespacing=1.25)
+            page.text(0.02, y, "\n".join(wrapped), fontsize=8.5, va="top", linespacing=1.25, parse_math=False)
             y -= 0.0225 * len(wrapped) + 0.007
         y -= 0.02
     bars, histogram = charts.subplots(1, 2, width_ratios=(1.4, 1))

@@ -24,7 +24,7 @@ from tutorials.common import Parser, guarded
 
 # §3.2: eta_j, mu_j and lambda_j; lambda from 0, which has no logarithm
 RANGES = {"learning_rates": (1e-4, 1e-1), "momenta": (0.0, 1.0), "penalties": (1e-6, 1e-1)}
-N_LAYERS = {35: 8, 105: 6}
+N_LAYERS = {35: 8, 51: 8, 105: 6}
 N_TRIALS = 1000  # one-shot trials of the validation alphabets that score a trial of the search
 SHORT = {"size": 35, "pairs": 6400}  # 200 steps: four times through them, and once through the whole schedule
 FIELDS = ("trial", "steps", "validation", "loss", *RANGES)
@@ -54,7 +54,7 @@ def draw(number, size, near=None):
 def score(number, steps, values, options):
     """Train with the values of one trial for some steps; return the row of the table."""
     torch.set_num_threads(1)
-    config = koch.settle(koch.Config(recipe="paper", steps=steps, seed=number, **options, **values))
+    config = koch.settle(koch.Config(recipe="paper", steps=steps, patience=steps, seed=number, **options, **values))
     drawings, _ = koch.load_data(config)
     training, validation, _ = (part.to(config.device) for part in koch.split(drawings))
     training, watched = koch.only_drawers(training, "training"), koch.only_drawers(validation, "validation")
@@ -101,15 +101,20 @@ def search(path, n_trials, n_near, steps, workers, options):
 
 def main():
     parser = Parser(prog="search.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=koch.RUNS / "search.csv", metavar="CSV")
+    parser.add_argument("--results", type=Path, metavar="CSV", help="(default: runs/search-SIZE-PAIRS.csv)")
     parser.add_argument("--trials", type=int, default=20, help="random trials (default: %(default)s)")
     parser.add_argument("--near", type=int, default=8, help="trials near the best of them (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=200, help="minibatches of a trial (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
     koch.add_options(parser, "data", "data_dir", "size", "device", "pairs")
     options = SHORT | vars(parser.parse_args())
-    path = options.pop("results")
-    ranked = search(path, *(options.pop(name) for name in ("trials", "near", "steps", "workers")), options)
+    path, *how = (options.pop(name) for name in ("results", "trials", "near", "steps", "workers"))
+    n_trials, n_near, steps, workers = how
+    if min(n_trials, steps, workers) < 1 or n_near < 0:
+        parser.error("--trials, --steps and --workers are at least 1, --near at least 0")
+    options["size"] = koch.settle(koch.Config(recipe="paper", **options)).size
+    path = path or koch.RUNS / f"search-{options['size']}-{options['pairs']}.csv"
+    ranked = search(path, n_trials, n_near, steps, workers, options)
     print("\nrank, trial, validation, eta_j | mu_j | lambda_j, from the first layer to the join")
     for place, row in enumerate(ranked, 1):
         percent, values = 100 * float(row["validation"]), [row[name] for name in RANGES]

@@ -29,7 +29,7 @@ def with_shots(trials, n_drawers, shot, rng):
 def count_right(model, h, trials, support):
     """Count right answers, by the mean logit over a character's shots; h: features of trials.images; a tie is wrong."""
     parts = zip(trials.test.split(50), support.split(50))
-    logits = torch.cat([model.logit(h[test][:, None, None], h[places]).mean(2).float() for test, places in parts])
+    logits = torch.cat([model.logit(h[test][:, None, None], h[places]).mean(2) for test, places in parts]).float().cpu()
     clear = (logits == logits.amax(1, keepdim=True)).sum(1) == 1
     return koch.counted(clear & (logits.argmax(1) == trials.answers))
 
@@ -47,6 +47,8 @@ def main():
     options = parser.parse_args()
     test, rows = koch.split(koch.load_data(koch.Config())[0])[2], []
     n_drawers = test.images.shape[1]
+    if min(options.way) < 2:
+        raise koch.UserError("--way is at least 2")
     if not 1 <= min(options.shot) <= max(options.shot) < n_drawers:
         raise koch.UserError(f"--shot is 1 to {n_drawers - 1}: another drawer draws the test image")
     net = koch.choose_net(options.checkpoint, koch.settle(koch.Config()))

@@ -70,7 +70,7 @@ def main():
     config = koch.settle(koch.Config(**{"steps": 300, "size": 35, "device": "cpu"} | options))
     drawings, data = koch.load_data(config)
     training, validation, test = koch.split(drawings)
-    net = train(config, training, **how)
+    net = train(config, koch.enough_drawings(training, config), **how)
     net.config = config = dataclasses.replace(config, data=data)
     net.scale, net.shift = koch.calibration(net, validation)
     koch.evaluate(net, test, config)

@@ -99,8 +99,7 @@ def convolution_cases(draw):
         return "layers.conv2d", *convolution_inputs(draw, shape, **how)[1:]
 
     x, w = np.arange(9.0).reshape(1, 1, 3, 3), np.array([[[[1.0, 0.0], [0.0, -2.0]]]])
-    sentence = "by hand, 3x3 pixels and a 2x2 filter, which is not flipped"
-    yield Case(sentence, "forwards", ("layers.conv2d", x, w))
+    yield Case("by hand, 3x3 pixels and a 2x2 filter, which is not flipped", "forwards", ("layers.conv2d", x, w))
     for sentence, shape in SHAPES:
         yield Case(sentence, "forwards", inputs(shape))
     yield Case("no bias", "forwards", inputs(SHAPES[1][1], bias=False))
@@ -128,8 +127,7 @@ def numba_cases(draw):
         for name, arguments in three(shape).items():
             yield Case(f"{name}, {sentence}", "call", (f"convolution.{name}", *arguments))
     for name, arguments in three((4, 6, 30, 30, 7, 5, 5)).items():
-        sentence = f"{name}: one thread and two give the same numbers"
-        yield Case(sentence, "threads", (f"convolution.{name}", *arguments))
+        yield Case(f"{name}: one thread and two give the same numbers", "threads", (f"convolution.{name}", *arguments))
     sentence = "8 images, 16 to 16 channels, 26x26, in the seconds that only compiled loops can keep to"
     arguments = three((8, 16, 30, 30, 16, 5, 5))["forward_numba"]
     yield Case(sentence, "call", ("convolution.forward_numba", *arguments), timed=True)
@@ -268,11 +266,7 @@ def pair_cases(draw):
     arguments = "pairs.draw_pairs", drawings, n, inside.Seed(0)
     yield from rule_cases(arguments, lambda answer: pair_faults(answer, drawings.alphabet, n))
     arguments = "pairs.draw_pairs", some_drawings(draw, (40,) * 10, 12), 30_000, inside.Seed(1)
-
-    def has_three_parts(answer):
-        return "" if len(answer) == 3 else "no pairs"
-
-    yield Case("30,000 pairs", "call", arguments, has_three_parts, timed=True)
+    yield Case("30,000 pairs", "call", arguments, lambda answer: "" if len(answer) == 3 else "no pairs", timed=True)
 
 
 def pair_faults(answer, alphabet, n):

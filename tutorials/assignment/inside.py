@@ -219,20 +219,22 @@ def ask(find, question, arguments):
 
 
 class Submission:
-    """Find the functions of a submission's modules.
+    """Find the functions of a submission's modules."""
 
-    is_package: its files import each other as from .layers; the package is called submission then
-    """
-
-    def __init__(self, folder, is_package):
-        self.folder, self.prefix = Path(folder), "submission." if is_package else ""
-        if is_package:
-            package = sys.modules["submission"] = types.ModuleType("submission")
-            package.__path__ = [folder]
-            package.given = sys.modules["submission.given"] = sys.modules["given"]
+    def __init__(self, folder):
+        self.folder, self.prefix = Path(folder), ""
 
     def load(self, module):
-        """Import and return a module."""
+        """Import and return a module; if it imports another by from .layers, as one of a package called submission."""
+        try:
+            return importlib.import_module(self.prefix + module)
+        except ImportError as error:
+            if "no known parent package" not in str(error):
+                raise
+        package = sys.modules["submission"] = types.ModuleType("submission")
+        package.__path__, self.prefix = [str(self.folder)], "submission."
+        if "given" in sys.modules:
+            package.given = sys.modules["submission.given"] = sys.modules["given"]
         return importlib.import_module(self.prefix + module)
 
     def __call__(self, name):
@@ -253,8 +255,7 @@ def problem(error):
         return "wrong", "it called sys.exit"
     if isinstance(error, MemoryError):
         return "wrong", "it asked for more memory than there is"
-    lines = str(error).strip().splitlines()
-    return "wrong", f"it raised {type(error).__name__}" + (f": {lines[0]}" if lines else "")
+    return "wrong", f"it raised {type(error).__name__}: {error}".removesuffix(": ")
 
 
 def limit(torch, processes):
@@ -293,7 +294,7 @@ def serve(read, write, about):
         RECORDS.update(Drawings=given.Drawings, Trials=given.Trials)
         importlib.import_module("numba").set_num_threads(1)
         sys.modules["torch"] = sys.modules["koch"] = None  # an import of them is an ImportError
-    find = Submission(about["folder"], about["package"])
+    find = Submission(about["folder"])
     sys.setrecursionlimit(2000)
     limit(about["torch"], about["processes"])
     answers.send_bytes(pack("ready"))

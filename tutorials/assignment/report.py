@@ -8,7 +8,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from tutorials import common, pictures
-from tutorials.assignment.sandbox import REFERENCE, one_line
+from tutorials.assignment.sandbox import LARGEST_FILE, REFERENCE, one_line
 from tutorials.assignment.tasks import COMPULSORY, TASKS, TOTAL, VARIANTS
 
 SIGNS = {"right": "", "wrong": "", "too slow": "s", "not written": "-", "cannot be imported": "!"}  # of a task's state
@@ -85,7 +85,7 @@ def most_alike(files):
 
 def runs_of(folder):
     """Return {file: its runs} of the Python files in a folder."""
-    return {path.name: runs(path) for path in sorted(folder.rglob("*.py")) if path.is_file()}
+    return {path.relative_to(folder).as_posix(): runs(path) for path in sorted(folder.rglob("*.py")) if path.is_file()}
 
 
 def runs(path):
@@ -97,8 +97,8 @@ def runs(path):
     """
     found = set()
     try:
-        functions = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.FunctionDef)]
-        for function in functions:
+        tree = ast.parse(path.read_bytes()[:LARGEST_FILE])
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             body = function.body[1:] if ast.get_docstring(function) else function.body
             kinds = [kind for statement in body for kind in kinds_of(statement)]
             found |= {tuple(kinds[i : i + LENGTH]) for i in range(len(kinds) - LENGTH + 1)}
@@ -171,7 +171,7 @@ def table(rows, alike):
     return [
         *lines, "",
         "! cannot be imported, - not written, s too slow",
-        "speed: the reference's time over the submission's, geometric mean of the tasks that are right",
+        "speed: the reference's time over the submission's, geometric mean of the tasks whose timed case is right",
         f"most alike: the share of a file's runs of {LENGTH} nodes of its syntax tree that somebody else has too",
     ]  # fmt: skip
 

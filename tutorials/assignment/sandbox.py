@@ -35,10 +35,11 @@ from tutorials.assignment.tasks import TASKS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 REFERENCE = ROOT / "reference_numpy"
-NUMBERS = itertools.count()
+USERS = itertools.count()
 TEMPORARY = 64 << 20  # bytes of /tmp under bubblewrap, which is memory
 MEMORY = 4 << 30  # bytes of all processes of a submission together
 LARGEST_ANSWER = 256 << 20  # bytes
+LARGEST_FILE = 1_000_000  # bytes of Python that are looked at
 LEVELS = {
     "bubblewrap": "each in bubblewrap",
     "missing": "each a plain process, since bubblewrap is not installed",
@@ -74,29 +75,24 @@ def one_line(text):
 def refuse(folder):
     """Replace each file of a submission that has a syntax error or an import that is not permitted.
 
-    What stands in its place raises an ImportError that says so, for whoever imports it.
-    folder: a copy of the submission
-    Returns whether its files import each other as those of a package do: from .layers import ...
+    What stands in its place raises an ImportError that says so, for whoever imports it. folder: a copy of the submission
     """
     paths = sorted(path for path in folder.rglob("*.py") if path.is_file())
     own = {part.split(".")[0] for path in paths for part in path.relative_to(folder).parts}
     allowed = (PERMITTED | own) - {"reference_numpy", "koch", "tutorials"}
-    relative = False
     for path in paths:
         where = path.relative_to(folder)
         try:
-            imports = list(imported(ast.parse(path.read_bytes()[:1_000_000])))
+            imports = list(imported(ast.parse(path.read_bytes()[:LARGEST_FILE])))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             why = f"{where}, line {getattr(error, 'lineno', None) or 1}: {getattr(error, 'msg', error)}"
         else:
-            relative |= any(not name for name, _ in imports)
             refused = [(name, line) for name, line in imports if name and name not in allowed]
             if not refused:
                 continue
             name, line = refused[0]
             why = f"{where}, line {line}, imports {name}, which is not on the list of what may be imported"
         path.write_text(f"raise ImportError({one_line(why)!r})\n")
-    return relative
 
 
 def imported(tree):
@@ -183,7 +179,7 @@ def wrapped(folder, given, torch=False):
     if os.getuid():
         return command + nest
     # As root: no limit holds for root, by whatever number it goes inside. So it becomes somebody else first.
-    nobody = str(60_000 + next(NUMBERS) % 4000)
+    nobody = str(60_000 + next(USERS) % 4000)
     command += ["setpriv", "--reuid", nobody, "--regid", nobody, "--clear-groups", "--bounding-set=-all"]
     return [*command, "bwrap", "--dev-bind", "/", "/", *nest]
 
@@ -228,13 +224,12 @@ def memory(pid):
 class Sandbox(contextlib.AbstractContextManager):
     """Hold the process that runs one submission.
 
-    folder: a copy of it; package: do its files import each other by from .layers import ...?
-    seconds: for an answer; at_all: for all together; torch: it is a net, and may import torch and koch
+    folder: a copy of it; seconds: for an answer; at_all: for all together
+    torch: it is a net, and may import torch and koch
     """
 
-    def __init__(self, folder, package=False, seconds=10, at_all=120, torch=False):
-        self.folder, self.package, self.torch = Path(folder).resolve(), package, torch
-        self.seconds, self.left = seconds, at_all
+    def __init__(self, folder, seconds=10, at_all=120, torch=False):
+        self.folder, self.torch, self.seconds, self.left = Path(folder).resolve(), torch, seconds, at_all
         self.given = self.process = None
 
     def __exit__(self, *_):
@@ -252,7 +247,7 @@ class Sandbox(contextlib.AbstractContextManager):
         places = ("/tmp/submission", "/tmp/given", "/tmp") if isolated else (self.folder, self.given, self.folder)
         folder, given, writable = map(str, places)
         about = {"folder": folder, "given": given, "root": str(ROOT), "processes": isolated}
-        about |= {"package": self.package, "torch": self.torch}
+        about |= {"torch": self.torch}
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         program = [sys.executable, "-I", "-B", f"{given}/inside.py", str(theirs_in), str(theirs_out), json.dumps(about)]

@@ -5,9 +5,6 @@ by calling a class without arguments, or a checkpoint of koch.py. It may import 
 on the marker's side: the submission's process gets test and support images and says which it chooses.
 """
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -15,7 +12,7 @@ import koch
 from reference_numpy.data import Trials
 from tutorials import common
 from tutorials.assignment import report
-from tutorials.assignment.sandbox import Failure, Sandbox, hand_out
+from tutorials.assignment.sandbox import HERE, Failure, Sandbox
 
 N_FRESH = 1000  # trials, the first of those that koch.py draws
 SECONDS = 600  # for a net's answers to one set of trials
@@ -32,13 +29,14 @@ def draw_trials():
 
 def score(folder, name, trials):
     """Score one net. Returns {"parameters", and for each of trials what counted returns}, or {"failure": why}."""
-    with tempfile.TemporaryDirectory() as temporary, Sandbox(folder, False, SECONDS, 3 * SECONDS, torch=True) as net:
-        hand_out(Path(temporary))
-        net.hand(Path(temporary, "layers"))
+    with Sandbox(folder, SECONDS, 3 * SECONDS, torch=True) as net:
+        net.hand(HERE)
         try:
             row = {"parameters": int(net.ask("load_net", (name,))[0])}
             for key, drawn in trials.items():
-                answers, seconds = net.ask("net_answers", (drawn.images, drawn.test, drawn.support))
+                order = np.random.default_rng().permutation(len(drawn.images))  # an image's place tells its character
+                places, images = order.argsort(), drawn.images[order]
+                answers, seconds = net.ask("net_answers", (images, places[drawn.test], places[drawn.support]))
                 if not isinstance(answers, np.ndarray) or answers.shape != drawn.answers.shape:
                     raise Failure("it does not give an answer to each trial")
                 row |= counted(key, answers, drawn, seconds)
@@ -61,6 +59,7 @@ def score_folder(submissions, name, for_all, out=None):
     submissions, for_all: as mark.find_submissions gives them, and mark.for_all
     """
     out = out or common.new_folder("scores")
+    out.mkdir(parents=True, exist_ok=True)
     trials, project = draw_trials(), koch.load_checkpoint(koch.WEIGHTS)
     ours = {"the project's weights": project, "pixel 1-NN (cosine)": koch.PixelNearestNeighbour()}
     rows = {title: {"parameters": 0} for title in ours}

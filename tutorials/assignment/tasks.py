@@ -92,14 +92,11 @@ class Case(NamedTuple):
         """Return {name: input} of the function or layer that is asked, {} where the question is about more."""
         name, *parts = self.arguments
         if self.question in ("call", "threads"):
-            names = parameters(name)
-        elif self.question == "forwards":
+            return dict(zip(parameters(name), parts))
+        if self.question in ("forwards", "both_ways", "backwards", "left_alone"):
             names = parameters(f"{name}_forward")
-        elif self.question in ("both_ways", "backwards", "left_alone"):
-            names = ["dout", *parameters(f"{name}_forward")]
-        else:
-            return {}
-        return dict(zip(names, parts))
+            return dict(zip(names if self.question == "forwards" else ["dout", *names], parts))
+        return {}
 
     @property
     def names(self):
@@ -156,8 +153,8 @@ def parameters(name):
 # Judging --------------------------------------------------------------------------------------------------------------
 
 
-def wrong(answer, wanted, name="the result"):
-    """Return "" if an answer is the wanted one, else what is wrong with it in plain words."""
+def wrong(answer, wanted, name="the result", names=()):
+    """Return "" if an answer is the wanted one, else what is wrong with it in plain words; names: of its parts."""
     if isinstance(wanted, dict):
         if not isinstance(answer, dict):
             return f"{name} is no dict"
@@ -170,8 +167,8 @@ def wrong(answer, wanted, name="the result"):
         if not isinstance(answer, (tuple, list)) or len(answer) != len(wanted):
             n = f"{len(answer)} parts" if isinstance(answer, (tuple, list)) else f"a {type(answer).__name__}"
             return f"{name} has {n} where {len(wanted)} are wanted"
-        parts = (wrong(a, w, f"part {i + 1} of {name}") for i, (a, w) in enumerate(zip(answer, wanted)))
-        return next(filter(None, parts), "")
+        names = names or [f"part {i + 1} of {name}" for i in range(len(wanted))]
+        return next(filter(None, map(wrong, answer, wanted, names)), "")
     if wanted is None or isinstance(wanted, (bool, str)):
         is_so = type(answer) is type(wanted) and answer == wanted
         return "" if is_so else f"{name} is {answer!r:.60}, not {wanted!r}"
@@ -196,13 +193,7 @@ def wrong(answer, wanted, name="the result"):
 def verdict(case, answer, wanted):
     """Return "" if the answer to a case is right, else one line in plain words; never raise an error."""
     try:
-        return " ".join((case.judge(answer) if case.judge else compared(case, answer, wanted)).split())
+        said = case.judge(answer) if case.judge else wrong(answer, wanted, names=case.names)
+        return " ".join(said.split())
     except Exception as error:  # an answer of a kind that nobody thought of
         return f"the answer is not of the kind that was asked for ({type(error).__name__}: {error})"
-
-
-def compared(case, answer, wanted):
-    """Return "" if the answer is the reference's, else what is wrong with which part of it."""
-    if case.names and isinstance(answer, (tuple, list)) and len(answer) == len(wanted):
-        return next(filter(None, map(wrong, answer, wanted, case.names)), "")
-    return wrong(answer, wanted)

@@ -20,7 +20,9 @@ from tutorials.common import Parser, guarded
 def make(run):
     """Halve a run's best checkpoint and write what is known of it beside it. Raises UserError."""
     state = koch.load_state(run / "best.pt", calibration=tuple)
-    results = json.loads((run / "results.json").read_text())
+    with koch.explained(f"{run} is not the folder of a finished run on Omniglot"):
+        results = json.loads((run / "results.json").read_text())
+        before = results["lake"]["right"]
     state["net"] = {name: t.half() if t.is_floating_point() else t for name, t in state["net"].items()}
     state["config"] = results["config"] | {"data_dir": "", "name": ""}  # nobody's folders
     torch.save(state, HERE / "reduced.pt")
@@ -29,7 +31,7 @@ def make(run):
     text = f"""reduced.pt: the reduced net, {net.n_parameters:,} parameters on {net.size}x{net.size}, half precision
 command:    python koch.py train --minutes {net.config.minutes} --seed {net.config.seed}   ({net.config.steps:,} steps)
 made with:  torch {results["torch"]}, {results["seconds"]:.0f} s of training on {net.config.data}
-score:      {right} of Lake's 400 trials (the run itself, in {net.config.precision}: {results["lake"]["right"]})
+score:      {right} of Lake's 400 trials (the run itself, in {net.config.precision}: {before})
 made by:    python tutorials/weights/make.py runs/RUN
 """
     (HERE / "reduced.txt").write_text(text)

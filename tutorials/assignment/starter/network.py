@@ -29,6 +29,7 @@ def siamese_forward(parameters, x1, x2, training=False):
     """Return the logit that each two images are of one character (§3.1).
 
     x1, x2: (N, 1, size, size) of the parameters' dtype, in [0, 1], 1 = ink
+    In training each twin is normalised by its own minibatch; koch.py normalises both together.
     Returns logits (N,) and the cache. p = sigmoid(logit).
     """
     raise NotImplementedError("Task 8: the second twin starts from the running statistics that the first left")

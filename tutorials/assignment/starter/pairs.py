@@ -13,8 +13,9 @@ from given import Pairs, UserError, to_input  # noqa: F401  Pairs is a NamedTupl
 
 
 def draw_pairs(drawings, n_pairs, rng):
-    """Draw pairs within alphabets, equal numbers of each alphabet, every other pair the same character (§4.2).
+    """Draw pairs, equal numbers of each alphabet (§4.2).
 
+    ours: both drawings are of one alphabet, and every other pair is of one character; the paper prints neither.
     drawings: Drawings with every drawer's drawing of every character; alphabets of one character are left out
     rng: numpy.random.Generator
     Returns Pairs: a same pair is of two different drawings, a different one of two characters of one alphabet, each
