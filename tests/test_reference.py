@@ -227,12 +227,6 @@ def test_same_weights_same_answers_at_size_35(invented, request):
 # Without torch --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.compiled
-def test_numbas_threads_are_those_that_sleep_while_they_wait(tmp_path):
-    code = "import reference_numpy.compare, numba\nnumba.get_num_threads()\nprint(numba.threading_layer())"
-    assert run_python(code, tmp_path).stdout.split() == ["workqueue"]
-
-
 @pytest.mark.thorough
 def test_the_command_trains_where_torch_and_scipy_cannot_be_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # away from invented alphabets that are kept in data/
