@@ -266,15 +266,15 @@ class Sandbox(contextlib.AbstractContextManager):
     def end(self):
         """End the process and whatever it started."""
         if self.process:
-            self.kill()
+            self.kill(self.process)
             self.process.wait()
             self.to.close(), self.back.close()
             self.process = None
 
-    def kill(self):
+    def kill(self, process):
         """Kill the process group; under bubblewrap all that has been started in it goes with its first process."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
     def talk(self, message, seconds):
         """Send a message, if it is not empty, and return what comes back, unpacked.
@@ -282,7 +282,7 @@ class Sandbox(contextlib.AbstractContextManager):
         Raises Failure when the process takes longer, to read or to answer, when it dies, or sends something else.
         """
         done, why = threading.Event(), []
-        threading.Thread(target=self.watch, args=(seconds, done, why)).start()
+        threading.Thread(target=self.watch, args=(self.process, seconds, done, why)).start()
         try:
             if message:
                 self.to.send_bytes(message)
@@ -297,16 +297,16 @@ class Sandbox(contextlib.AbstractContextManager):
         except Exception as error:  # bytes that are no message
             raise Failure(f"what came back cannot be read ({type(error).__name__})", lost=True) from None
 
-    def watch(self, seconds, done, why):
-        """Kill the process when its time is up or its memory too large, unless done is set; why: gets the reason."""
+    def watch(self, process, seconds, done, why):
+        """Kill a process when its time is up or its memory too large, unless done is set; why: gets the reason."""
         most, end = MEMORY * (8 if self.torch else 1), time.monotonic() + seconds
         while not done.wait(0.05):
             if time.monotonic() >= end:
                 why[:] = f"it took more than {seconds:.0f} s", "too slow"
-            elif memory(self.process.pid) > most:
+            elif memory(process.pid) > most:
                 why[:] = [f"it took more than {most >> 30} GB of memory"]
             if why:
-                self.kill()
+                self.kill(process)
                 break
 
     def ask(self, question, arguments):
