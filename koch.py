@@ -1,7 +1,7 @@
 """koch.py: Siamese Neural Networks for One-shot Image Recognition (Koch, Zemel, Salakhutdinov 2015).
 
 Of Lake's 400 one-shot trials, 20-way, within one alphabet, two CPU cores get 96.1 % right after 69 s (five seeds),
-99.0 % after ten minutes (five); the paper has 92.0, people 95.5, pixels 21.75. --recipe paper trains as §3.2 does.
+98.95 % after ten minutes (five); the paper has 92.0, people 95.5, pixels 21.75. --recipe paper trains as §3.2 does.
 
     python koch.py train        train the twin net, then answer the test pairs and Lake's 400 one-shot trials
     python koch.py oneshot      answer the test pairs and the one-shot trials with a trained net
