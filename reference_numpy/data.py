@@ -43,14 +43,14 @@ def find_arrays(name, data_dir=""):
     return next((path for path in paths if path.is_file()), None)
 
 def open_sound(path):
-    """Open a .npz file if all its arrays are there and as they were written; NumPy does not look. Else it raises an error."""
+    """Open a .npz file if all its arrays are there and as written, at which NumPy does not look; else raise an error."""
     kept, end = np.load(path), Path(path).read_bytes().rpartition(b"PK\5\6")[2]
     if kept.zip.testzip() is not None or len(kept.files) != int.from_bytes(end[6:8], "little"):
         raise ValueError("it is not as it was written")
     return kept
 
 def load_arrays(name, fields, data_dir=""):
-    """Return the named arrays of a .npz file of koch.py as a dict, and its bits unpacked as images. Raises UserError."""
+    """Return named arrays of a .npz file of koch.py as a dict, and its bits unpacked as images. Raises UserError."""
     path = find_arrays(name, data_dir)
     if path is None:
         path = Path(data_dir or os.environ.get("KOCH_DATA") or "data", name)
@@ -94,7 +94,7 @@ def wilson_interval(n_right, n, z=1.96):
 def to_input(images, size):
     """Turn drawings into a net's input: (N, 105, 105) uint8 -> (N, 1, size, size) float32 in [0, 1]; means of areas."""
     side, i = images.shape[-1], np.arange(size)
-    first, end = i * side // size, -(-(i + 1) * side // size)  # a new pixel is the mean of rows and columns first .. end
+    first, end = i * side // size, -(-(i + 1) * side // size)  # a new pixel is the mean of lines first .. end
     sums = np.pad(images.cumsum(1, dtype=np.float32).cumsum(2), ((0, 0), (1, 0), (1, 0)))  # of all above and left of it
     rows = sums[:, end] - sums[:, first]
     totals = rows[:, :, end] - rows[:, :, first]  # (N, size, size)

@@ -186,7 +186,7 @@ def batchnorm_backward(dout, cache):
 
 @kernel(parallel=True)
 def moments(planes):
-    """Return each channel's mean and variance, (C,) both; planes: (N, C, pixels). Compiled, sums are kept in float64."""
+    """Return each channel's mean and variance, (C,) both; planes: (N, C, pixels). Compiled, sums are in float64."""
     N, C, P = planes.shape
     mean, var = np.empty(C, planes.dtype), np.empty(C, planes.dtype)
     for c in prange(C):

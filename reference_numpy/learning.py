@@ -50,7 +50,7 @@ def paper_momentum(epoch, momentum, n_epochs):
     return 0.5 + (momentum - 0.5) * min(1.0, epoch / n_epochs)
 
 def warmup_cosine(step, n_steps, warmup):
-    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine (koch.py's fast recipe)."""
+    """Return the learning rates' factor at a step 0, 1, ...: up in a line, down along a cosine (koch.py's fast)."""
     return min(1.0, (step + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
 
 def muon(parameters, gradients, velocity, learning_rate, weight_decay=0.0, momentum=0.95):

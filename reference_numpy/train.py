@@ -136,7 +136,7 @@ def write_log(rows, run):
     figure.savefig(run / "curves.png", dpi=110)
 
 def final_trials(test, data_set, data_dir):
-    """Return a title, the Trials that end a training, Lake's or 400 of invented alphabets, and what others get of them."""
+    """Return a title, the Trials that end a training, Lake's or 400 of invented alphabets, and what others get."""
     if data_set == "omniglot" or data.find_arrays("lake.npz", data_dir):
         others = [("people", 0.955, None), ("the paper's convolutional siamese net", 0.92, 400)]
         return "Lake's 400 one-shot trials, within one alphabet", data.load_lake(data_dir), others

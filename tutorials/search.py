@@ -108,8 +108,8 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="trials at a time, a core each (default: %(default)s)")
     koch.add_options(parser, "data", "data_dir", "size", "device", "pairs")
     options = SHORT | vars(parser.parse_args())
-    path, *how = (options.pop(name) for name in ("results", "trials", "near", "steps", "workers"))
-    n_trials, n_near, steps, workers = how
+    own = ("results", "trials", "near", "steps", "workers")
+    path, n_trials, n_near, steps, workers = (options.pop(name) for name in own)
     if min(n_trials, steps, workers) < 1 or n_near < 0:
         parser.error("--trials, --steps and --workers are at least 1, --near at least 0")
     options["size"] = koch.settle(koch.Config(recipe="paper", **options)).size

@@ -75,7 +75,7 @@ def one_line(text):
 def refuse(folder):
     """Replace each file of a submission that has a syntax error or an import that is not permitted.
 
-    What stands in its place raises an ImportError that says so, for whoever imports it. folder: a copy of the submission
+    What stands in its place raises an ImportError that says so, for whoever imports it. folder: a copy of a submission
     """
     paths = sorted(path for path in folder.rglob("*.py") if path.is_file())
     own = {part.split(".")[0] for path in paths for part in path.relative_to(folder).parts}
@@ -221,6 +221,12 @@ def memory(pid):
     return total
 
 
+def kill(process):
+    """Kill a process's group; under bubblewrap all that has been started in it goes with its first process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 class Sandbox(contextlib.AbstractContextManager):
     """Hold the process that runs one submission.
 
@@ -246,8 +252,7 @@ class Sandbox(contextlib.AbstractContextManager):
         wrapper = wrapped(self.folder, self.given, self.torch) if isolated else []
         places = ("/tmp/submission", "/tmp/given", "/tmp") if isolated else (self.folder, self.given, self.folder)
         folder, given, writable = map(str, places)
-        about = {"folder": folder, "given": given, "root": str(ROOT), "processes": isolated}
-        about |= {"torch": self.torch}
+        about = {"folder": folder, "given": given, "root": str(ROOT), "processes": isolated, "torch": self.torch}
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
         program = [sys.executable, "-I", "-B", f"{given}/inside.py", str(theirs_in), str(theirs_out), json.dumps(about)]
@@ -266,15 +271,10 @@ class Sandbox(contextlib.AbstractContextManager):
     def end(self):
         """End the process and whatever it started."""
         if self.process:
-            self.kill(self.process)
+            kill(self.process)
             self.process.wait()
             self.to.close(), self.back.close()
             self.process = None
-
-    def kill(self, process):
-        """Kill the process group; under bubblewrap all that has been started in it goes with its first process."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
 
     def talk(self, message, seconds):
         """Send a message, if it is not empty, and return what comes back, unpacked.
@@ -306,7 +306,7 @@ class Sandbox(contextlib.AbstractContextManager):
             elif memory(process.pid) > most:
                 why[:] = [f"it took more than {most >> 30} GB of memory"]
             if why:
-                self.kill(process)
+                kill(process)
                 break
 
     def ask(self, question, arguments):
