@@ -137,8 +137,7 @@ def distort(images, distortions, bends=None):
     images: (N, 1, H, W) float in [0, 1], 1 = ink; distortions: (N, 7), as draw_distortions gives them
     bends: deviates: (N, 2, 4, 4), how far the points of a 4x4 grid move besides, in halves of a side"""
     theta, rho_x, rho_y, s_x, s_y, t_x, t_y = distortions.T  # 7 of (N,)
-    cos, sin = theta.cos(), theta.sin()
-    rotation = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
+    rotation = torch.stack([theta.cos(), -theta.sin(), theta.sin(), theta.cos()], 1).view(-1, 2, 2)
     scale_shear = torch.stack([1 + s_x, rho_x, rho_y, 1 + s_y], 1).view(-1, 2, 2)
     # The map goes from the new image's pixels to the old one's, in grid_sample's units: -1..1 from edge to edge.
     affine = torch.cat([rotation @ scale_shear, torch.stack([t_x, t_y], 1)[:, :, None]], 2)  # (N, 2, 3)
@@ -147,16 +146,18 @@ def distort(images, distortions, bends=None):
         grid = grid + F.interpolate(bends, grid.shape[1:3], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
+@functools.lru_cache(1)  # drawing it for each step anew takes an eighth of the time
+def epoch_order(n_pairs, epoch, config):
+    """Return pairs 0, 1, ... in the order of an epoch, which its number and the seed decide, split into minibatches."""
+    rng = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
+    return torch.randperm(n_pairs, generator=rng).split(config.batch * N_PROCESSES)
+
 def paper_minibatch(drawings, pairs, step, config, rng):
-    """Take the minibatch of a step 0, 1, ... from the paper's pairs (§3.2), which were drawn before the training.
-    Returns x (2 * batch, 1, size, size), the pairs' first drawings and then the second ones, and same (batch,) float,
-    1 = same. An epoch's order depends on the seed and the epoch alone: the training's rng is not used."""
+    """Take the minibatch of a step 0, 1, ... from the paper's pairs (§3.2), drawn before the training; rng is not used.
+    Returns x (2 * batch, 1, size, size), the first drawings, then the second, and same (batch,) float, 1 = same."""
     n_copies = 9 if config.distort else 1  # each pair as it was drawn and, with --distort, eight distorted copies
     epoch, place = divmod(step, epoch_steps(config))
-    order_rng = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
-    order = torch.randperm(n_copies * len(pairs.same), generator=order_rng)
-    n = config.batch * N_PROCESSES
-    chosen = order[place * n : (place + 1) * n][RANK::N_PROCESSES].to(drawings.images.device)
+    chosen = epoch_order(n_copies * len(pairs.same), epoch, config)[place][RANK::N_PROCESSES].to(pairs.same.device)
     number, pair = chosen // len(pairs.same), chosen % len(pairs.same)  # number of the copy, 0: as it was drawn
     x = to_input(drawings.images.flatten(0, 1)[torch.cat([pairs.first[pair], pairs.second[pair]])], config.size)
     if config.distort:
@@ -376,7 +377,7 @@ def only_drawers(drawings, part):
     """Return what the drawers of "training", "validation" or "test" drew (§4.2); all where nobody says who drew."""
     if not drawings.by_drawer:
         return drawings
-    images = drawings.images[:, DRAWERS[part]]
+    images = drawings.images[:, DRAWERS[part]].contiguous()  # else flattening it would copy it, in every minibatch
     return drawings._replace(images=images, counts=torch.full_like(drawings.counts, images.shape[1]))
 
 # § 4.2 Verification ---------------------------------------------------------------------------------------------------
@@ -943,8 +944,7 @@ class Run:
         if self.best_weights and self.best_step == self.step:
             save_checkpoint(folder / "best.pt", self.best_weights, config, step=self.step, validation=self.best)
         self.loss = float(self.loss)
-        state = {name: getattr(self, name) for name in SAVED}
-        state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = {name: vars(self)[name] for name in SAVED} | {"optimizers": [o.state_dict() for o in self.optimizers]}
         save_checkpoint(folder / "last.pt", self.net.state_dict(), config, **state)
 
 def train(config, resume=None):

@@ -50,7 +50,7 @@ MUTANTS = [
            'F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)',
            "1 - F.grid_sample(1 - images, grid, align_corners=False)"),
     Mutant("learning", "the turn is a mirror",
-           "torch.stack([cos, -sin, sin, cos], 1)", "torch.stack([cos, sin, sin, cos], 1)"),
+           "theta.cos(), -theta.sin(), theta", "theta.cos(), theta.sin(), theta"),
     # § 3.2: minibatches
     Mutant("paper_recipe", "only the first twin is distorted",
            "x = distort(x, pairs.distortions[:, number, pair].flatten(0, 1))",

@@ -60,6 +60,7 @@ def test_training_validation_and_test_pairs_are_by_other_drawers(drawings):
     parts = [koch.only_drawers(drawings, part).images for part in ("training", "validation", "test")]
     assert [images.shape[1] for images in parts] == [12, 4, 4]
     assert torch.equal(torch.cat(parts, 1), drawings.images)
+    assert all(images.is_contiguous() for images in parts)  # else each minibatch would copy them all
     few = random_drawings((3, 3), 10)
     assert koch.only_drawers(few, "test").images is few.images  # nobody says who drew these
 
