@@ -175,6 +175,12 @@ def test_a_whole_alphabet_turns_alike_and_all_eight_ways_occur():
     assert {tuple(t.flatten().tolist()) for t in turned[:, 0]} == square and len(square) == 8
 
 
+def test_each_alphabet_of_a_minibatch_turns_in_its_own_way(drawings):
+    alike = drawings._replace(images=drawings.images[:1, :1].expand_as(drawings.images))  # all draw the same picture
+    images, _ = koch.draw_alphabets(alike, dataclasses.replace(CONFIG, alphabets=40), rng())
+    assert len({group[0].numpy().tobytes() for group in images}) == 8
+
+
 def test_batches_come_from_the_given_generator_alone(drawings):
     batches = []
     for global_seed in (1, 2):
