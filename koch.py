@@ -497,9 +497,8 @@ def one_shot_trials(drawings, n_way, n_trials, rng, within_alphabet=True):
         support.append(characters * n_drawers + present_first[:, 0])
         test.append(characters[answer] * n_drawers + present_first[answer, 1])
         answers.append(answer)
-    test, support, answers = torch.stack(test), torch.stack(support), torch.stack(answers)
-    alphabets = tuple(drawings.names[alphabet[i]] for i in test // n_drawers)
-    return Trials(drawings.images.flatten(0, 1), test, support, answers, alphabets)
+    alphabets = tuple(drawings.names[alphabet[i // n_drawers]] for i in test)
+    return Trials(drawings.images.flatten(0, 1), *map(torch.stack, (test, support, answers)), alphabets)
 
 @torch.no_grad()
 def image_features(model, images):
@@ -882,12 +881,11 @@ def draw_page(path, title, cells):
 
 def draw_trials(trials, answers, path):
     """Draw the first of Trials and, to its right, 20 that were answered wrong: test, chosen and right image."""
-    images, cells = trials.images.cpu(), []
-    wrong = torch.where(answers != trials.answers)[0].tolist()
+    images, wrong = trials.images.cpu(), torch.where(answers != trials.answers)[0].tolist()
+    cells = [(0, 0, images[trials.test[0]], "black", "test")]
     for way, place in enumerate(trials.support[0].tolist()):
         colour, text = (GREEN, "right") if way == trials.answers[0] else (GREY, "")
         cells.append((1 + way % 4, way // 4, images[place], colour, text))
-    cells.append((0, 0, images[trials.test[0]], "black", "test"))
     for i, trial in enumerate(wrong[:20]):
         column, row, support = 6 + i // 5 * 3, i % 5, trials.support[trial]
         cells.append((column, row, images[trials.test[trial]], "black", "test"))
@@ -966,6 +964,8 @@ def train(config, resume=None):
     else:
         training, watched = only_drawers(training, "training"), only_drawers(validation, "validation")
         pairs = training_pairs(training, config)
+    # Shrunk here once, drawings need not be in each minibatch.
+    training = training._replace(images=torch.stack([to_input(drawn, config.size)[:, 0] for drawn in training.images]))
     trials = one_shot_trials(watched, None, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
     run = Run(config, state)
     folder = Path(resume) if resume else new_folder(config)
