@@ -428,11 +428,11 @@ def training_pairs(drawings, config):
     return pairs._replace(distortions=drawn.to(pairs.same.device))
 
 @torch.no_grad()
-def pair_logits(model, drawings, pairs):
-    """Return the logits of pairs, (n,) float64 on the CPU; each drawing's features are computed once."""
-    used, places = torch.cat([pairs.first, pairs.second]).unique(return_inverse=True)
-    h = image_features(model, drawings.images.flatten(0, 1)[used])
-    first, second = (part.split(100) for part in places.chunk(2))  # pairs at a time: at size 105 all take 5 GB
+def pair_logits(model, drawings, pairs, h=None):
+    """Return the logits of pairs, (n,) float64 on the CPU; h: (n_images, D) features of the drawings, if known."""
+    if h is None:
+        h = image_features(model, drawings.images.flatten(0, 1))
+    first, second = pairs.first.split(100), pairs.second.split(100)  # pairs at a time: at size 105 all take 5 GB
     return torch.cat([model.logit(h[i], h[j]) for i, j in zip(first, second)]).double().cpu()
 
 @torch.no_grad()
@@ -449,12 +449,12 @@ def calibration(net, validation):
     scale = float(2 * (high.mean() - low.mean()).clamp_min(1e-6) / (high.var() + low.var()).clamp_min(1e-9))
     return scale, -scale * threshold
 
-def verify(net, test):
+def verify(net, test, h):
     """Say of 10,000 pairs of test Drawings by the test drawers whether they are the same, p > 0.5 (§4.2).
-    Returns {n, right, accuracy, interval, equal_error_rate}; a logit that is not a number is a mistake."""
-    drawings = only_drawers(test, "test")
-    pairs = draw_pairs(drawings, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED + 1))
-    logits, same = pair_logits(net, drawings, pairs), pairs.same.cpu()
+    h: (n_images, D), test's features. Returns {n, right, accuracy, interval, equal_error_rate}; NaN is a mistake."""
+    features = only_drawers(test._replace(images=h.unflatten(0, test.images.shape[:2])), "test")  # in the images' place
+    pairs = draw_pairs(features, N_PAIRS, torch.Generator().manual_seed(TRIALS_SEED + 1))
+    logits, same = pair_logits(net, features, pairs, features.images.flatten(0, 1)), pairs.same.cpu()
     false, missed, _ = error_rates(logits, same)
     equal = int((false - missed).abs().argmin())  # as many of each kind are mistaken there
     correct = torch.where(same, logits > 0, logits <= 0)
@@ -1035,9 +1035,9 @@ def evaluate(net, test, config):
     if len(test.names) > 1:
         drawn["across"] = one_shot_trials(test, None, N_FRESH, rng, within_alphabet=False)
     print(f"\npercent right, trained on {Path(net.config.data).name:24.24}this net   95 % interval  pixel 1-NN  chance")
-    results = {"verification": verify(net, test) | {"chance": 0.5}}
     nearest, answers = PixelNearestNeighbour(), {}
     h, h_nearest = (image_features(model, test.images.flatten(0, 1)) for model in (net, nearest))
+    results = {"verification": verify(net, test, h) | {"chance": 0.5}}
     for key, trials in drawn.items():
         fresh = key != "lake"  # of the drawings in test, whose features are there
         answers[key] = one_shot_answers(net, trials, h if fresh else None)

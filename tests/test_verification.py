@@ -77,7 +77,7 @@ def test_a_pairs_logit_is_that_of_its_two_drawings(drawings, pairs):
 
 def scored(model, drawings, monkeypatch):
     monkeypatch.setattr(koch, "N_PAIRS", 300)
-    return koch.verify(model, drawings)
+    return koch.verify(model, drawings, koch.image_features(model, drawings.images.flatten(0, 1)))
 
 
 def test_an_oracle_has_all_pairs_right(drawings, monkeypatch):
@@ -94,8 +94,10 @@ def test_a_constant_scorer_is_at_chance_and_one_that_is_no_number_is_always_wron
 def test_verification_is_of_the_test_drawers_pairs_alone(drawings, monkeypatch):
     seen, draw_pairs = [], koch.draw_pairs
     monkeypatch.setattr(koch, "draw_pairs", lambda *how: seen.append(how) or draw_pairs(*how))
-    scored(Oracle(drawings), drawings, monkeypatch)
-    assert torch.equal(seen[0][0].images, drawings.images[:, 16:20]) and seen[0][1] == 300
+    monkeypatch.setattr(koch, "N_PAIRS", 300)
+    h = torch.rand(drawings.images.shape[0] * 20, 1, generator=rng())
+    koch.verify(Always(0.0), drawings, h)
+    assert torch.equal(seen[0][0].images, h.view(-1, 20, 1)[:, 16:20]) and seen[0][1] == 300
 
 
 # Thresholds and calibration -------------------------------------------------------------------------------------------
