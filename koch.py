@@ -430,8 +430,7 @@ def training_pairs(drawings, config):
 @torch.no_grad()
 def pair_logits(model, drawings, pairs, h=None):
     """Return the logits of pairs, (n,) float64 on the CPU; h: (n_images, D) features of the drawings, if known."""
-    if h is None:
-        h = image_features(model, drawings.images.flatten(0, 1))
+    h = image_features(model, drawings.images.flatten(0, 1)) if h is None else h
     first, second = pairs.first.split(100), pairs.second.split(100)  # pairs at a time: at size 105 all take 5 GB
     return torch.cat([model.logit(h[i], h[j]) for i, j in zip(first, second)]).double().cpu()
 
@@ -1247,8 +1246,9 @@ def classify(support, images, checkpoint, as_json, picture, **options):
                 cells.append((1 + rank, row, drawings.images[i, 0], colour, f"{p[i]:.2f} {drawings.characters[i]}"))
         if not as_json:
             nearest = ", ".join(f"{answer['class']} (p = {answer['p']:.3f})" for answer in ranking[:5])
-            none, same = "none of these; the nearest: ", ", the same" if known else ", not the same"
-            print(f"{image}: " + (nearest + same if len(p) == 1 else nearest if known else none + nearest))
+            before = "none of these; the nearest: " if len(p) > 1 and not known else ""
+            after = (", the same" if known else ", not the same") if len(p) == 1 else ""
+            print(f"{image}: {before}{nearest}{after}")
     draw_page(picture, "what the net sees: left the picture, right the classes by p, the answer in blue", cells)
     print(json.dumps(answers, indent=1, ensure_ascii=False) if as_json else f"picture: {picture}")
 
