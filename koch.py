@@ -146,7 +146,7 @@ def distort(images, distortions, bends=None):
         grid = grid + F.interpolate(bends, grid.shape[1:3], mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
 
-@functools.lru_cache(1)  # drawing it for each step anew takes an eighth of the time
+@functools.lru_cache(1)  # drawn anew for each step, it would take an eighth of the time
 def epoch_order(n_pairs, epoch, config):
     """Return pairs 0, 1, ... in the order of an epoch, which its number and the seed decide, split into minibatches."""
     rng = torch.Generator().manual_seed(1_000_003 * config.seed + epoch)
@@ -963,7 +963,7 @@ def train(config, resume=None):
     else:
         training, watched = only_drawers(training, "training"), only_drawers(validation, "validation")
         pairs = training_pairs(training, config)
-    # Shrunk here once, drawings need not be in each minibatch.
+    # Shrunk here, once, and not in each minibatch:
     training = training._replace(images=torch.stack([to_input(drawn, config.size)[:, 0] for drawn in training.images]))
     trials = one_shot_trials(watched, None, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
     run = Run(config, state)
