@@ -963,8 +963,8 @@ def train(config, resume=None):
     else:
         training, watched = only_drawers(training, "training"), only_drawers(validation, "validation")
         pairs = training_pairs(training, config)
-    # Shrunk here, once, and not in each minibatch:
-    training = training._replace(images=torch.stack([to_input(drawn, config.size)[:, 0] for drawn in training.images]))
+    if config.size < SIDE:  # once, and not in each minibatch
+        training = training._replace(images=torch.stack([to_input(row, config.size)[:, 0] for row in training.images]))
     trials = one_shot_trials(watched, None, N_VALIDATION, torch.Generator().manual_seed(TRIALS_SEED))
     run = Run(config, state)
     folder = Path(resume) if resume else new_folder(config)

@@ -79,7 +79,8 @@ def benchmark(size, precision, device, repeat):
     images = (torch.rand(300, 20, 105, 105) < 0.08).to(torch.uint8)
     alphabet = torch.arange(10).repeat_interleave(30)
     counts = torch.full((300,), 20)
-    images = torch.stack([koch.to_input(drawn, size)[:, 0] for drawn in images])  # as koch.train shrinks them
+    if size < koch.SIDE:  # as koch.train has them
+        images = torch.stack([koch.to_input(row, size)[:, 0] for row in images])
     drawings = koch.Drawings(*(t.to(device) for t in (images, alphabet, counts)), tuple("abcdefghij"), ())
     net, rng = koch.SiameseNet(size).to(device), torch.Generator(device).manual_seed(0)
     net.precision = precision
